@@ -1,0 +1,108 @@
+// exactile/cpu/micro_kernel.hpp - the two matrix products of a panel and a block of keys.
+//
+// Both are outer products over broadcast scalars. P = panel rows, the fastest dimension everywhere:
+//   scores: S[key][P]    =  sum_d   K[key][d] * Q[d][P]        K broadcast as it lies in the tensor
+//   values: O[d][P]      += sum_key V[key][d] * S[key][P]      V likewise
+// With bf16 pairs, one step of the sum takes two d (or two keys) at once.
+#pragma once
+
+#include <exactile/cpu/traits.hpp>
+
+namespace exactile::cpu {
+inline namespace EXACTILE_CPU_ISA {
+
+/// Operand of the products: an fp32, or a pair of bf16 in a 32-bit word.
+template <Product>
+struct OperandOf {
+  using Scalar = float;
+  using Vector = Floats;
+  static constexpr int kPerScalar = 1;
+};
+template <>
+struct OperandOf<Product::kBf16Pair> {
+  using Scalar = unsigned;
+  using Vector = Words;
+  static constexpr int kPerScalar = 2;
+};
+
+template <class Traits>
+struct MicroKernel {
+  using Operand = OperandOf<Traits::kProduct>;
+  using Scalar = typename Operand::Scalar;
+  using Vector = typename Operand::Vector;
+  static constexpr int kPanel = Traits::kVectors * kLanes;
+
+  /// Broadcast operand: element (r, k) at data[r * row_stride + k * k_stride], strides in Scalars.
+  struct Broadcast {
+    const Scalar* data;
+    int64_t row_stride;
+    int64_t k_stride;
+  };
+
+  /// acc[r][v] += sum_k b(r, k) * a[k][v], a with a pitch of kPanel.
+  template <int kRows, int kVecs>
+  EXACTILE_INLINE static void multiply(const Broadcast& b, const Scalar* a, int k_steps,
+                                       Floats (&acc)[kRows][kVecs]) {
+    for (int k = 0; k < k_steps; ++k) {
+      Vector x[kVecs];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) x[v] = load<Vector>(a + k * kPanel + v * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const Scalar y = load<Scalar>(b.data + r * b.row_stride + k * b.k_stride);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVecs; ++v) acc[r][v] = multiply_add(acc[r][v], x[v], y);
+      }
+    }
+  }
+
+  /// s[key][P] for the keys [key, num_keys), kRows at a time; what is left goes to smaller steps.
+  template <int kVecs, int kRows = Traits::kKeys>
+  EXACTILE_INLINE static void scores(const Broadcast& k, const Scalar* q, int k_steps, int key,
+                                     int num_keys, float* s) {
+    for (; key + kRows <= num_keys; key += kRows) {
+      Floats acc[kRows][kVecs] = {};
+      multiply<kRows, kVecs>({k.data + key * k.row_stride, k.row_stride, k.k_stride}, q, k_steps,
+                             acc);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVecs; ++v) store(s + (key + r) * kPanel + v * kLanes, acc[r][v]);
+      }
+    }
+    if constexpr (kRows > 1) scores<kVecs, kRows / 2>(k, q, k_steps, key, num_keys, s);
+  }
+
+  /// o[d][P] = alpha[P] * o[d][P] + sum_key v(d, key) * p[key][P] for d in [d, head_dim_v).
+  /// `fresh`: o holds nothing yet.
+  template <int kVecs, int kRows = Traits::kDims>
+  EXACTILE_INLINE static void values(const Broadcast& v, const Scalar* p, int k_steps, int d,
+                                     int head_dim_v, const Floats (&alpha)[kVecs], bool fresh,
+                                     float* o) {
+    for (; d + kRows <= head_dim_v; d += kRows) {
+      Floats acc[kRows][kVecs] = {};
+      if (!fresh) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+          for (int i = 0; i < kVecs; ++i) {
+            acc[r][i] = alpha[i] * load<Floats>(o + (d + r) * kPanel + i * kLanes);
+          }
+        }
+      }
+      multiply<kRows, kVecs>({v.data + d * v.row_stride, v.row_stride, v.k_stride}, p, k_steps,
+                             acc);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kVecs; ++i) store(o + (d + r) * kPanel + i * kLanes, acc[r][i]);
+      }
+    }
+    if constexpr (kRows > 1) {
+      values<kVecs, kRows / 2>(v, p, k_steps, d, head_dim_v, alpha, fresh, o);
+    }
+  }
+};
+
+}  // namespace EXACTILE_CPU_ISA
+}  // namespace exactile::cpu

@@ -1,0 +1,36 @@
+// exactile/cpu/params.hpp - what the CPU kernels are told. The same struct for every instruction set.
+#pragma once
+
+#include <exactile/mask.hpp>
+#include <exactile/platform.hpp>
+
+namespace exactile::cpu {
+
+/// A packed (tokens, heads, head_dim) tensor. The last dimension is contiguous.
+template <class Pointer>
+struct Tensor {
+  Pointer data;
+  int64_t token_stride;  ///< in elements
+  int64_t head_stride;   ///< in elements
+};
+
+struct PrefillParams {
+  Tensor<const void*> q, k, v;
+  Tensor<void*> out;
+  float* lse;               ///< (num_heads_q, total_q) natural logarithm, or null
+  int64_t lse_head_stride;  ///< in elements
+  int32_t head_dim;         ///< of q and k; a multiple of 16
+  int32_t head_dim_v;       ///< of v and out; a multiple of 16
+  int32_t group;            ///< query heads per kv head
+  bool pack_gqa;            ///< a tile holds all query heads of a group; WorkTile::head is a kv head
+  int32_t tile_tokens;      ///< tokens in a full tile: kBlockM, or kBlockM / group
+  float scale_log2;         ///< softmax_scale * log2(e), > 0
+  Mask mask;
+};
+
+/// Rows of a full query tile (tokens x heads in the tile).
+inline constexpr int32_t kBlockM = 128;
+/// Keys of a block: what the online softmax takes at a time.
+inline constexpr int32_t kBlockN = 64;
+
+}  // namespace exactile::cpu

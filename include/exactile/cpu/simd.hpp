@@ -1,0 +1,171 @@
+// exactile/cpu/simd.hpp - vectors of fp32 lanes on GCC/clang vector extensions.
+//
+// One source for every instruction set: a translation unit defines EXACTILE_CPU_ISA (the name of its
+// inline namespace) and is compiled with that set's flags. Lanes are query rows everywhere in this
+// room, so there is no horizontal operation in here.
+#pragma once
+
+#include <exactile/platform.hpp>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef EXACTILE_CPU_ISA
+#define EXACTILE_CPU_ISA native
+#endif
+#define EXACTILE_INLINE inline __attribute__((always_inline))
+#define EXACTILE_LAMBDA_INLINE __attribute__((always_inline))
+
+namespace exactile::cpu {
+inline namespace EXACTILE_CPU_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+inline constexpr int kLanes = 8;
+#else
+inline constexpr int kLanes = 4;  // SSE2, NEON
+#endif
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef int Ints __attribute__((vector_size(kLanes * 4)));
+typedef unsigned Words __attribute__((vector_size(kLanes * 4)));
+typedef unsigned short Halves __attribute__((vector_size(kLanes * 2)));
+
+/// Storage types. They carry bits; arithmetic is fp32.
+struct Fp16 {
+  unsigned short bits;
+};
+struct Bf16 {
+  unsigned short bits;
+};
+
+template <class V>
+EXACTILE_INLINE V load(const void* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V>
+EXACTILE_INLINE void store(void* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+EXACTILE_INLINE Floats splat(float x) { return x - Floats{}; }
+EXACTILE_INLINE Ints splat(int x) { return x - Ints{}; }
+
+/// Lane by lane `a > b ? a : b`: b where either is NaN, as the x86 instruction does.
+EXACTILE_INLINE Floats lane_max(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+/// 2^x for x <= 0. Exactly 0 below 2^-126 (so for -inf), NaN for NaN whatever its payload.
+/// The nearest integer comes out of an addition that leaves it, with the exponent's bias, in the low
+/// bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5, 4, 3.
+template <int kDegree>
+EXACTILE_INLINE Floats exp2_nonpositive(Floats x) {
+  static_assert(3 <= kDegree && kDegree <= 5);
+  constexpr float kMagic = 12582912.0f + 127;  // 1.5 * 2^23 + bias
+  const Floats biased = x + kMagic;
+  const Floats f = x - (biased - kMagic);
+  Floats p;
+  if constexpr (kDegree == 3) {
+    p = ((0x1.c3f776p-5f * f + 0x1.f0de1cp-3f) * f + 0x1.62f31ap-1f) * f + 0x1.fff692p-1f;
+  } else if constexpr (kDegree == 4) {
+    p = 0x1.3997d4p-7f * f + 0x1.ca1442p-5f;
+    p = ((p * f + 0x1.ec06dap-3f) * f + 0x1.62e0dcp-1f) * f + 0x1.ffffe8p-1f;
+  } else {
+    p = (0x1.5c08e4p-10f * f + 0x1.3d0c54p-7f) * f + 0x1.c6b6e4p-5f;
+    p = ((p * f + 0x1.ebf918p-3f) * f + 0x1.62e428p-1f) * f + 1.0f;
+  }
+  const Floats result = p * (Floats)((Words)biased << 23);
+  return x < splat(-126.0f) ? Floats{} : result;
+}
+
+/// Transposes a kLanes x kLanes block of 32-bit values by log2(kLanes) perfect shuffles.
+template <class V, int... I>
+EXACTILE_INLINE void interleave(V a, V b, V& low, V& high) {
+  low = __builtin_shufflevector(a, b, (I / 2 + (I & 1) * kLanes)...);
+  high = __builtin_shufflevector(a, b, (I / 2 + kLanes / 2 + (I & 1) * kLanes)...);
+}
+template <class V>
+EXACTILE_INLINE void transpose(V (&r)[kLanes]) {
+#pragma GCC unroll 4
+  for (int step = 1; step < kLanes; step *= 2) {
+    V t[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+#if defined(__AVX512F__)
+      interleave<V, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>(
+          r[i], r[i + kLanes / 2], t[2 * i], t[2 * i + 1]);
+#elif defined(__AVX2__)
+      interleave<V, 0, 1, 2, 3, 4, 5, 6, 7>(r[i], r[i + kLanes / 2], t[2 * i], t[2 * i + 1]);
+#else
+      interleave<V, 0, 1, 2, 3>(r[i], r[i + kLanes / 2], t[2 * i], t[2 * i + 1]);
+#endif
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) r[i] = t[i];
+  }
+}
+
+// Storage type -> fp32 lanes.
+EXACTILE_INLINE Floats to_floats(const float* p) { return load<Floats>(p); }
+EXACTILE_INLINE Words widen(const void* p) {
+  return __builtin_convertvector(load<Halves>(p), Words);
+}
+EXACTILE_INLINE Floats to_floats(const Bf16* p) { return (Floats)(widen(p) << 16); }
+EXACTILE_INLINE Floats to_floats(const Fp16* p) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps((__m256i)load<Halves>(p));
+#elif defined(__AVX2__)
+  return (Floats)_mm256_cvtph_ps((__m128i)load<Halves>(p));
+#else
+  Floats v;
+  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(load<_Float16>(p + i));
+  return v;
+#endif
+}
+
+// fp32 lanes -> storage type, round to nearest even.
+EXACTILE_INLINE void from_floats(float* p, Floats x) { store(p, x); }
+EXACTILE_INLINE void from_floats(Bf16* p, Floats x) {
+  const Words bits = (Words)x;
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Words quiet_nan = (bits >> 16) | 0x40;
+  store(p, __builtin_convertvector(x == x ? rounded : quiet_nan, Halves));
+}
+EXACTILE_INLINE void from_floats(Fp16* p, Floats x) {
+#if defined(__AVX512F__)
+  store(p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  store(p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes; ++i) store(p + i, static_cast<_Float16>(x[i]));
+#endif
+}
+
+/// Two fp32 to a 32-bit lane of two bf16, `even` in the low half: the operand layout of bf16 dot
+/// products. Rounds to nearest, ties away. A NaN stays one unless its 16 low bits carry over, and those
+/// are 0 in a NaN that came from bf16.
+EXACTILE_INLINE Words pair_bf16(Floats even, Floats odd) {
+  return (((Words)even + 0x8000u) >> 16) | (((Words)odd + 0x8000u) & 0xffff0000u);
+}
+
+/// acc + a * b, b the same for all lanes.
+EXACTILE_INLINE Floats multiply_add(Floats acc, Floats a, float b) { return acc + a * b; }
+#if defined(__AVX512BF16__)
+/// acc + a.low * b.low + a.high * b.high: pairs of bf16.
+EXACTILE_INLINE Floats multiply_add(Floats acc, Words a, unsigned b) {
+  return (Floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
+}
+#endif
+
+}  // namespace EXACTILE_CPU_ISA
+}  // namespace exactile::cpu

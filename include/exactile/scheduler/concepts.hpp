@@ -1,0 +1,74 @@
+// exactile/scheduler/concepts.hpp - what a tile is, and the duties of an order and of a scheduler.
+//
+// A kernel is written against these two concepts and knows no policy:
+//
+//   template <class Traits, TileScheduler Scheduler>
+//   void kernel(Params params, typename Scheduler::Params schedule, int32_t work_group) {
+//     for (Scheduler s(schedule, work_group); s.is_valid(); s.advance()) compute(s.tile());
+//   }
+#pragma once
+
+#include <exactile/platform.hpp>
+
+namespace exactile {
+
+/// One query tile of one sequence, without its head: all that a kernel needs to find its rows, in
+/// one 16-byte load and with no second look at cu_seqlens. Shared by all heads.
+struct alignas(16) TileRecord {
+  int32_t q_begin;  ///< first row of the tile in the packed query tensor
+  int32_t q_end;    ///< end of the *sequence's* rows there (so q_end - row gives a row's position)
+  int32_t k_begin;  ///< first row of the sequence in the packed key tensor
+  int32_t k_len;    ///< number of keys of the sequence
+};
+static_assert(sizeof(TileRecord) == 16);
+
+/// What one step of a worker computes: a TileRecord for one head (one kv head when the query heads
+/// of a group share the tile).
+struct WorkTile {
+  TileRecord rows;
+  int32_t head;
+
+  /// Tokens in this tile when a full tile has `tile_tokens` of them; <= 0: nothing to do.
+  EXACTILE_HOST_DEVICE constexpr int32_t num_tokens(int32_t tile_tokens) const {
+    return min(tile_tokens, rows.q_end - rows.q_begin);
+  }
+};
+
+/// Query tiles of one sequence. This is the one function that counts tiles: host planner, device
+/// planner, schedulers and tests all call it.
+EXACTILE_HOST_DEVICE constexpr int32_t num_m_blocks(int32_t len_q, int32_t tile_tokens) {
+  return ceil_div(len_q, tile_tokens);
+}
+
+/// A pure, trivially copyable map from a linear index to a tile. Duties:
+///   1. `num_tiles()` is the number of indices; `tile(i)` is defined for 0 <= i < num_tiles().
+///   2. Every tile with work is given by exactly one index.
+///   3. Any other index gives a tile with `num_tokens() <= 0`.
+///   4. It reads memory only through pointers in its own fields, and writes none.
+///   5. It knows no hardware: not who asks, nor in which sequence.
+template <class Order>
+concept TileOrder = requires(const Order order, int32_t index) {
+  { order.num_tiles() } -> SameAs<int32_t>;
+  { order.tile(index) } -> SameAs<WorkTile>;
+};
+
+/// How one work-group walks the indices of an order. Duties:
+///   1. `Params` is trivially copyable; the launch fills it once for all work-groups.
+///   2. `num_work_groups(params, workers)` says how many to launch on a device that runs `workers`
+///      at a time.
+///   3. `Scheduler(params, work_group)` starts the walk of one of them.
+///   4. While `is_valid()`, `tile()` has work, and `advance()` steps on. All work-groups together
+///      see every tile with work exactly once.
+///   5. Which work-group computes a tile, and when, never changes the tile's result.
+template <class Scheduler>
+concept TileScheduler =
+    requires(Scheduler walk, const Scheduler at, const typename Scheduler::Params params,
+             int32_t work_group, int32_t workers) {
+      Scheduler(params, work_group);
+      { Scheduler::num_work_groups(params, workers) } -> SameAs<int32_t>;
+      { at.is_valid() } -> SameAs<bool>;
+      { at.tile() } -> SameAs<WorkTile>;
+      walk.advance();
+    };
+
+}  // namespace exactile

@@ -1,0 +1,117 @@
+// exactile/scheduler/tile_list.hpp - the compact list: one record per tile that exists.
+//
+// The host calls count_tiles(), allocates, and calls write_tiles(). No allocation and no standard
+// library in here, so a kernel author can call it from any program.
+#pragma once
+
+#include <exactile/mask.hpp>
+#include <exactile/scheduler/concepts.hpp>
+
+namespace exactile {
+
+/// Order in which the tiles of a list are handed out.
+enum class ListOrder : unsigned char {
+  kNatural,       ///< by sequence, then m_block; the heads of a record follow one another
+  kLongestFirst,  ///< most key blocks first over all tiles (LPT); the heads of a record together
+  kHeadMajor,     ///< one head after the other, longest first within: a head's K/V stays in cache
+};
+
+/// Order of a compact list. `tile(i)` costs one 16-byte load.
+struct CompactList {
+  const TileRecord* records;  ///< (num_records,)
+  int32_t num_records;
+  int32_t num_heads;
+  bool head_major;  ///< heads outermost (ListOrder::kHeadMajor) or innermost
+
+  EXACTILE_HOST_DEVICE constexpr int32_t num_tiles() const { return num_records * num_heads; }
+
+  EXACTILE_HOST_DEVICE constexpr WorkTile tile(int32_t index) const {
+    const int32_t inner = head_major ? num_records : num_heads;
+    const int32_t outer_index = index / inner;
+    const int32_t inner_index = index - outer_index * inner;
+    return {records[head_major ? inner_index : outer_index],
+            head_major ? outer_index : inner_index};
+  }
+};
+static_assert(TileOrder<CompactList>);
+
+/// What the list is made from.
+struct TileListSpec {
+  const int32_t* cu_seqlens_q;  ///< (batch + 1,)
+  const int32_t* cu_seqlens_k;  ///< (batch + 1,)
+  int32_t batch;
+  int32_t tile_tokens;  ///< tokens in a full tile (kBlockM, or kBlockM / group with GQA packing)
+  int32_t block_n;      ///< keys in a block: the unit of a tile's cost
+  Mask mask;
+};
+
+/// Number of records of the list. 64-bit: may pass what a launch can take.
+EXACTILE_HOST_DEVICE constexpr int64_t count_tiles(const TileListSpec& spec) {
+  int64_t tiles = 0;
+  for (int32_t b = 0; b < spec.batch; ++b) {
+    tiles += num_m_blocks(spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b], spec.tile_tokens);
+  }
+  return tiles;
+}
+
+/// Key blocks that a tile visits: its cost.
+EXACTILE_HOST_DEVICE constexpr int32_t num_n_blocks(const TileListSpec& spec,
+                                                    const TileRecord& tile) {
+  const int32_t first = tile.q_end - tile.q_begin;
+  const int32_t last = max(1, first - spec.tile_tokens + 1);
+  const KeyRange keys = spec.mask.any_visible(first, last, tile.k_len);
+  return keys.empty() ? 0 : ceil_div(keys.end, spec.block_n) - keys.begin / spec.block_n;
+}
+
+/// Calls visit(record) for every tile in natural order.
+template <class Visit>
+EXACTILE_HOST_DEVICE constexpr void for_each_tile(const TileListSpec& spec, Visit visit) {
+  for (int32_t b = 0; b < spec.batch; ++b) {
+    const int32_t begin = spec.cu_seqlens_q[b], end = spec.cu_seqlens_q[b + 1];
+    const int32_t k_begin = spec.cu_seqlens_k[b], k_len = spec.cu_seqlens_k[b + 1] - k_begin;
+    const int32_t m_blocks = num_m_blocks(end - begin, spec.tile_tokens);
+    for (int32_t m = 0; m < m_blocks; ++m) {
+      visit(TileRecord{begin + m * spec.tile_tokens, end, k_begin, k_len});
+    }
+  }
+}
+
+EXACTILE_HOST_DEVICE constexpr void write_tiles(const TileListSpec& spec, TileRecord* records) {
+  for_each_tile(spec, [&records](const TileRecord& tile) { *records++ = tile; });
+}
+
+/// Costs are told apart up to this many key blocks; a tile of more counts as one of this many.
+inline constexpr int32_t kMaxCost = 65535;
+
+/// int32 elements of scratch that write_tiles_longest_first() needs.
+EXACTILE_HOST_DEVICE constexpr int64_t sort_scratch_size(int64_t num_records) {
+  return num_records + kMaxCost + 1;
+}
+
+/// The list with the costliest tiles first; equal costs keep their natural order (a counting sort,
+/// linear in tiles). `num_records`: count_tiles(spec); `scratch`: sort_scratch_size() elements.
+EXACTILE_HOST_DEVICE constexpr void write_tiles_longest_first(const TileListSpec& spec,
+                                                              int64_t num_records,
+                                                              TileRecord* records,
+                                                              int32_t* scratch) {
+  int32_t* const cost = scratch;                 // (num_records,)
+  int32_t* const start = scratch + num_records;  // by cost: number, then first position
+  int32_t costs = 0;                             // start[0, costs) is in use
+  int64_t n = 0;
+  for_each_tile(spec, [&](const TileRecord& tile) {
+    const int32_t c = min(num_n_blocks(spec, tile), kMaxCost);
+    while (costs <= c) start[costs++] = 0;
+    ++start[c];
+    cost[n++] = c;
+  });
+  int32_t position = 0;
+  for (int32_t c = costs - 1; c >= 0; --c) {
+    const int32_t tiles = start[c];
+    start[c] = position;
+    position += tiles;
+  }
+  n = 0;
+  for_each_tile(spec, [&](const TileRecord& tile) { records[start[cost[n++]]++] = tile; });
+}
+
+}  // namespace exactile

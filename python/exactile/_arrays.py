@@ -1,0 +1,142 @@
+"""Arrays of any library: what comes in, what goes out. The only file that knows array libraries."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = Any
+"""numpy.ndarray, torch.Tensor, or anything with ``__dlpack__``."""
+
+
+def is_torch(x: Array) -> bool:
+    """Whether `x` is a torch tensor; never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def dtype_name(x: Array) -> str:
+    """Name of the element type, such as ``"float32"`` or ``"bfloat16"``."""
+    if is_torch(x):
+        return str(x.dtype).removeprefix("torch.")
+    try:
+        return str(np.dtype(x.dtype).name)
+    except (AttributeError, TypeError):
+        return str(getattr(x, "dtype", type(x).__name__))
+
+
+def check_input(x: Array, name: str) -> None:
+    """Raise unless `x` is an array that the kernels may read.
+
+    Raises
+    ------
+    TypeError
+        `x` is no array.
+    ValueError
+        `x` is a torch tensor that requires grad.
+    """
+    if not hasattr(x, "__dlpack__") or not hasattr(x, "dtype"):
+        raise TypeError(
+            f"varlen_prefill: expected {name} to be a numpy array, a torch tensor or an array with "
+            f"__dlpack__, got {type(x).__name__}"
+        )
+    if getattr(x, "requires_grad", False):
+        raise ValueError(
+            f"varlen_prefill: expected {name} not to require grad (there is no backward pass), got "
+            "a tensor that does; pass it detached"
+        )
+
+
+def check_output(x: Array) -> None:
+    """Raise unless `x` is an array that the kernels may write."""
+    check_input(x, "out")
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        raise ValueError("varlen_prefill: expected a writable out, got a read-only array")
+
+
+def storage(x: Array) -> Array:
+    """`x` as the compiled module takes it: numpy has no bfloat16, so those go as uint16."""
+    if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16":
+        return x.view(np.uint16)
+    return x
+
+
+def empty_like(x: Array, shape: tuple[int, ...], *, dtype: str | None = None) -> Array:
+    """An uninitialised CPU array of the library of `x`: numpy, torch, else numpy (see `give_back`)."""
+    if is_torch(x):
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=x.dtype if dtype is None else getattr(torch, dtype))
+    if dtype is not None:
+        return np.empty(shape, dtype)
+    return np.empty(shape, np.dtype(x.dtype))
+
+
+def give_back(result: Array, like: Array) -> Array:
+    """`result` as an array of the library of `like`, without a copy where that library can."""
+    if is_torch(like) or isinstance(like, np.ndarray):
+        return result
+    namespace = like.__array_namespace__() if hasattr(like, "__array_namespace__") else None
+    if namespace is None or not hasattr(namespace, "from_dlpack"):
+        raise TypeError(
+            f"varlen_prefill: {type(like).__name__} has no array namespace to make the result with; "
+            "pass out="
+        )
+    imported = namespace.from_dlpack(storage(result))
+    return imported if imported.dtype == like.dtype or result.dtype.name != "bfloat16" else (
+        imported.view(like.dtype)
+    )
+
+
+def as_int32(lengths: Any, name: str) -> npt.NDArray[np.int32]:
+    """A 1-d C-contiguous int32 copy or view of integer lengths on the host.
+
+    Raises
+    ------
+    TypeError
+        `lengths` does not hold integers, or is not on the host.
+    ValueError
+        `lengths` is not 1-d, or a value does not fit in 31 bits.
+    """
+    if hasattr(lengths, "__dlpack_device__") and not isinstance(lengths, np.ndarray):
+        device_type = int(lengths.__dlpack_device__()[0])
+        if device_type != 1:
+            raise TypeError(
+                f"plan: expected {name} in CPU memory, got an array on DLPack device type "
+                f"{device_type}; pass the lengths that the host knows"
+            )
+        lengths = np.from_dlpack(lengths)
+    array = np.asarray(lengths)
+    if array.size == 0 and not isinstance(lengths, np.ndarray):
+        array = array.astype(np.int32)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"plan: expected {name} of integers, got dtype {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"plan: expected {name} of rank 1, got shape {array.shape}")
+    if array.dtype != np.int32:
+        limits = np.iinfo(np.int32)
+        if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
+            raise ValueError(
+                f"plan: expected {name} to fit in int32, got {int(array.min())} to "
+                f"{int(array.max())}"
+            )
+        array = array.astype(np.int32)
+    return np.ascontiguousarray(array)
+
+
+def cumulated(lengths: Any, name: str) -> npt.NDArray[np.int32]:
+    """Plain lengths as cu_seqlens: a leading 0, then running sums.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_int32`; also for a negative length and for a total that does not fit in int32.
+    """
+    array = as_int32(lengths, name)
+    if array.size and int(array.min()) < 0:
+        raise ValueError(f"plan: expected {name} >= 0, got {int(array.min())}")
+    sums = np.zeros(array.size + 1, np.int64)
+    np.cumsum(array, out=sums[1:])
+    return as_int32(sums, f"the sum of {name}")

@@ -1,0 +1,376 @@
+"""Plans: which tiles exist, who computes them in which order, and what they cost."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from exactile import _core
+from exactile._arrays import (
+    Array,
+    as_int32,
+    check_input,
+    check_output,
+    cumulated,
+    dtype_name,
+    empty_like,
+    give_back,
+    storage,
+)
+
+SCHEDULERS: tuple[str, ...] = _core.SCHEDULERS
+"""Names of the tile schedulers; ``"auto"`` lets the planner choose."""
+
+BACKENDS: tuple[str, ...] = _core.BACKENDS
+"""Names of the backends that can be planned for."""
+
+_num_threads: int | None = None
+
+
+def set_num_threads(num_threads: int | None) -> None:
+    """Set the CPU threads of plans made from now on.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        At least 1. None: ``EXACTILE_NUM_THREADS``, or as many as the process may run on.
+
+    Raises
+    ------
+    ValueError
+        `num_threads` is less than 1.
+    """
+    global _num_threads
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"set_num_threads: expected at least 1 thread, got {num_threads}")
+    _num_threads = num_threads
+
+
+def get_num_threads() -> int:
+    """CPU threads of plans made from now on.
+
+    Raises
+    ------
+    ValueError
+        The environment variable ``EXACTILE_NUM_THREADS`` is not a positive integer.
+    """
+    if _num_threads is not None:
+        return _num_threads
+    wanted = os.environ.get("EXACTILE_NUM_THREADS", "")
+    if not wanted:
+        return _core.hardware_threads()
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise ValueError(f"EXACTILE_NUM_THREADS: expected a positive integer, got {wanted!r}")
+    return int(wanted)
+
+
+class Seqlens(NamedTuple):
+    """Lengths of the sequences, int32, shape (batch,)."""
+
+    q: npt.NDArray[np.int32]
+    k: npt.NDArray[np.int32]
+
+
+class Plan:
+    """A planned batch: made once from the lengths by `plan`, run on any number of layers.
+
+    Attributes
+    ----------
+    scheduler, order, backend, dtype : str
+    batch, num_heads_q, num_heads_kv, head_dim, head_dim_v : int
+    window : tuple[int, int]
+        Keys visible left and right of a row's own position; -1: unbounded. Causal is ``(-1, 0)``.
+    pack_gqa : bool
+        The query heads of one kv head share a tile.
+    workers : int
+        Work-groups that run at a time: CPU threads.
+    block_m, block_n : int
+        Rows of a query tile, keys of a key block.
+    tile_tokens, tile_heads, max_m_blocks, num_records : int
+        Tokens of a full tile; heads that tiles are counted for (query heads, or kv heads when
+        packed); m_blocks of the longest sequence; m_blocks that exist in all sequences.
+    launched, valid : int
+        Work-groups, and tiles with work.
+    pairs : int
+        Visible (query, key) pairs of one head.
+    flops, bytes : int
+        ``2 * num_heads_q * (head_dim + head_dim_v) * pairs``; each needed input row read once and
+        each output row written once.
+    planning_us : float
+        Microseconds that the planner took.
+    """
+
+    scheduler: str
+    order: str
+    backend: str
+    dtype: str
+    batch: int
+    num_heads_q: int
+    num_heads_kv: int
+    head_dim: int
+    head_dim_v: int
+    window: tuple[int, int]
+    pack_gqa: bool
+    workers: int
+    block_m: int
+    block_n: int
+    tile_tokens: int
+    tile_heads: int
+    max_m_blocks: int
+    num_records: int
+    launched: int
+    valid: int
+    pairs: int
+    flops: int
+    bytes: int
+    planning_us: float
+
+    def __init__(self, core: _core.Plan) -> None:
+        self._core = core
+        for name in Plan.__annotations__:
+            setattr(self, name, getattr(core, name))
+
+    @property
+    def seqlens(self) -> Seqlens:
+        """Lengths of the sequences, int32, two arrays of shape (batch,)."""
+        return Seqlens(np.diff(self._core.cu_seqlens_q), np.diff(self._core.cu_seqlens_k))
+
+    @property
+    def records(self) -> npt.NDArray[np.int32]:
+        """The tile list, read-only, shape (num_records, 4): q_begin, q_end, k_begin, k_len.
+
+        ``q_end`` is the end of the sequence's rows. Empty for `Individual`, which has no list.
+        """
+        return self._core.records
+
+    @property
+    def num_empty(self) -> int:
+        """Work-groups that find no work."""
+        return max(0, self.launched - self.valid)
+
+    def summary(self) -> str:
+        """A few lines of text: the batch, the launch, the work."""
+        lengths = self.seqlens
+        same = np.array_equal(lengths.q, lengths.k)
+        heads = f"{self.num_heads_q}/{self.num_heads_kv} heads"
+        dims = f"head_dim {self.head_dim}"
+        if self.head_dim_v != self.head_dim:
+            dims = f"head_dims {self.head_dim}, {self.head_dim_v}"
+        packing = f", {self.num_heads_q // self.num_heads_kv} heads a tile" if self.pack_gqa else ""
+        lines = [
+            f"batch       {self.batch} sequences, {heads}, {dims}, {self.dtype}",
+            f"lengths     {_shorten(lengths.q)}" + ("" if same else " (queries)"),
+            *([] if same else [f"            {_shorten(lengths.k)} (keys)"]),
+            f"mask        {_describe_window(self.window)}",
+            f"scheduler   {self.scheduler}"
+            + ("" if self.scheduler == "Individual" else f", {self.order}")
+            + f", tiles of {self.block_m} x {self.block_n}{packing}, {self.backend}",
+            f"work-groups {self.launched:,} launched, {self.launched - self.num_empty:,} with work, "
+            f"{self.num_empty:,} empty",
+            f"tiles       {self.valid:,} ({self.num_records:,} m_blocks x {self.tile_heads} heads)",
+            f"work        {self.flops:,} FLOPs, {self.bytes:,} bytes",
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (
+            f"<exactile.Plan {self.scheduler}: {self.batch} sequences, {self.launched} work-groups "
+            f"for {self.valid} tiles, {self.backend}>"
+        )
+
+    def run(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        out: Array | None = None,
+        return_lse: bool = False,
+        softmax_scale: float | None = None,
+    ) -> Any:
+        """Compute attention for the planned batch.
+
+        Parameters
+        ----------
+        q : array, shape (total_q, num_heads_q, head_dim)
+            numpy, torch or DLPack, of the plan's dtype, on the CPU. Strides are free but for the
+            last dimension, which is contiguous. bfloat16 in numpy is ``ml_dtypes.bfloat16``, or
+            uint16 storage.
+        k : array, shape (total_k, num_heads_kv, head_dim)
+        v : array, shape (total_k, num_heads_kv, head_dim_v)
+        out : array, shape (total_q, num_heads_q, head_dim_v), optional
+            Written and returned instead of a new array.
+        return_lse : bool
+            Also return the log-sum-exp of every row's scaled scores.
+        softmax_scale : float, optional
+            Finite and > 0. Default: ``head_dim ** -0.5``.
+
+        Returns
+        -------
+        out : array, shape (total_q, num_heads_q, head_dim_v)
+            Of the library and dtype of `q`. Rows that see no key are 0.
+        lse : float32 array, shape (num_heads_q, total_q)
+            With `return_lse`. Natural logarithm; -inf for rows that see no key.
+
+        Raises
+        ------
+        ValueError
+            An array does not fit the plan or another array. Nothing has been written.
+        TypeError
+            An argument is no array that can be used.
+
+        Notes
+        -----
+        Deterministic: the same call gives the same bits, whatever the scheduler, the threads and the
+        rest of the batch. The GIL is released.
+        """
+        for x, name in ((q, "q"), (k, "k"), (v, "v")):
+            check_input(x, name)
+        if softmax_scale is None:
+            softmax_scale = self.head_dim**-0.5
+        total_q = int(self._core.cu_seqlens_q[-1])
+        result = out
+        if result is None:
+            result = empty_like(q, (total_q, self.num_heads_q, self.head_dim_v))
+        else:
+            check_output(result)
+        lse = empty_like(q, (self.num_heads_q, total_q), dtype="float32") if return_lse else None
+        self._core.run(storage(q), storage(k), storage(v), storage(result), lse, softmax_scale)
+        if out is None:
+            result = give_back(result, q)
+        return (result, give_back(lse, q)) if return_lse else result
+
+
+def plan(
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    *,
+    seqlens_q: Any = None,
+    seqlens_k: Any = None,
+    num_heads_q: int,
+    num_heads_kv: int,
+    head_dim: int,
+    head_dim_v: int | None = None,
+    dtype: Any,
+    causal: bool = False,
+    window: tuple[int, int] = (-1, -1),
+    scheduler: str = "auto",
+    order: str | None = None,
+    pack_gqa: bool | None = None,
+    backend: str | None = None,
+    workers: int | None = None,
+) -> Plan:
+    """Plan a batch from its lengths. Needs no device and allocates no tensor.
+
+    Parameters
+    ----------
+    cu_seqlens_q : integers, shape (batch + 1,)
+        Running sums of the query lengths: ``[0, len_0, len_0 + len_1, ...]``. numpy, list, torch or
+        DLPack, in CPU memory, int32 or what fits in it.
+    cu_seqlens_k : integers, shape (batch + 1,), optional
+        The same for keys and values. Default: `cu_seqlens_q`.
+    seqlens_q, seqlens_k : integers, shape (batch,), optional
+        Plain lengths, instead of the running sums.
+    num_heads_q, num_heads_kv : int
+        `num_heads_q` is a multiple of `num_heads_kv`.
+    head_dim, head_dim_v : int
+        Of q and k; of v and out (default: `head_dim`).
+    dtype : str or dtype
+        ``"float32"``, ``"float16"`` or ``"bfloat16"``, or a numpy or torch dtype of that name.
+    causal : bool
+        Row i sees keys ``j <= i + (len_k - len_q)`` (bottom-right aligned): a right window of 0.
+    window : tuple[int, int]
+        Keys visible left and right of a row's position ``i + (len_k - len_q)``; -1: unbounded.
+    scheduler : str
+        One of `SCHEDULERS`, or ``"auto"``.
+    order : {"natural", "longest_first", "head_major"}, optional
+        Of the tile list. Default: longest first.
+    pack_gqa : bool, optional
+        Let the query heads of one kv head share a tile. Default: False for `Individual` and
+        `ValidOnlyIndividual`, else by the planner's cost model.
+    backend : str, optional
+        One of `BACKENDS`. Default: ``"cpu"``.
+    workers : int, optional
+        Work-groups that run at a time. Default: `get_num_threads` for the CPU, 132 for others.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        Lengths, heads, dims or names that cannot be planned; the message says what was expected.
+    TypeError
+        Lengths that are no integers, or not on the host.
+    """
+    cu_q = _cu_seqlens(cu_seqlens_q, seqlens_q, "q")
+    keys_follow = cu_seqlens_k is None and seqlens_k is None
+    cu_k = cu_q if keys_follow else _cu_seqlens(cu_seqlens_k, seqlens_k, "k")
+    if len(window) != 2:
+        raise ValueError(f"plan: expected window of two sizes, (left, right), got {window}")
+    left, right = window
+    if causal:
+        right = 0 if right < 0 else min(right, 0)
+    backend = backend or "cpu"
+    if scheduler not in (*SCHEDULERS, "auto"):
+        expected = ", ".join((*SCHEDULERS, "auto"))
+        raise ValueError(f"plan: scheduler: expected one of {expected}, got {scheduler!r}")
+    if workers is None:
+        workers = get_num_threads() if backend == "cpu" else 132
+    return Plan(
+        _core.plan(
+            cu_q,
+            cu_k,
+            num_heads_q=num_heads_q,
+            num_heads_kv=num_heads_kv,
+            head_dim=head_dim,
+            head_dim_v=head_dim if head_dim_v is None else head_dim_v,
+            dtype=dtype if isinstance(dtype, str) else _dtype_argument(dtype),
+            window=(left, right),
+            scheduler=None if scheduler == "auto" else scheduler,
+            order=order,
+            pack_gqa=pack_gqa,
+            backend=backend,
+            workers=workers,
+        )
+    )
+
+
+def _cu_seqlens(cu_seqlens: Any, seqlens: Any, side: str) -> npt.NDArray[np.int32]:
+    if (cu_seqlens is None) == (seqlens is None):
+        raise TypeError(f"plan: expected either cu_seqlens_{side} or seqlens_{side}")
+    if seqlens is None:
+        return as_int32(cu_seqlens, f"cu_seqlens_{side}")
+    return cumulated(seqlens, f"seqlens_{side}")
+
+
+def _dtype_argument(dtype: Any) -> str:
+    """Name of a numpy or torch dtype object."""
+    text = str(dtype)
+    if text.startswith("torch."):
+        return text.removeprefix("torch.")
+    try:
+        return str(np.dtype(dtype).name)
+    except TypeError:
+        raise TypeError(f"plan: expected a dtype or its name, got {dtype!r}") from None
+
+
+def _shorten(lengths: npt.NDArray[np.int32], limit: int = 16) -> str:
+    """The lengths, or the first and last few of many, and their sum."""
+    values = [str(x) for x in lengths.tolist()]
+    if len(values) > limit:
+        values = [*values[: limit // 2], "...", *values[-limit // 4 :]]
+    return f"{' '.join(values)} = {int(lengths.sum(dtype=np.int64)):,} tokens"
+
+
+def _describe_window(window: tuple[int, int]) -> str:
+    if window == (-1, -1):
+        return "full"
+    if window == (-1, 0):
+        return "causal"
+    sides = ["all" if size < 0 else str(size) for size in window]
+    return f"window, {sides[0]} keys left and {sides[1]} right"

@@ -1,0 +1,153 @@
+// src/cpu/launch.cpp - a checked plan and its arrays -> Params, threads, the instruction set's kernel.
+#include "launch.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include "kernels.hpp"
+#include "thread_pool.hpp"
+
+namespace exactile::cpu {
+
+// One table per instruction set that CMake built kernels.cpp for, best first.
+#define EXACTILE_ISA(name) \
+  namespace name {         \
+  extern const KernelTable kKernelTable; \
+  }
+EXACTILE_CPU_ISAS
+#undef EXACTILE_ISA
+
+namespace {
+
+bool runs_here(std::string_view isa) {
+#if defined(__x86_64__)
+  if (isa == "avx512_bf16") {
+    return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
+  }
+  if (isa == "avx512") return __builtin_cpu_supports("x86-64-v4");
+  if (isa == "avx2") return __builtin_cpu_supports("x86-64-v3");
+#endif
+  return isa == "baseline";
+}
+
+std::vector<const KernelTable*> tables_that_run_here() {
+  std::vector<const KernelTable*> tables;
+#define EXACTILE_ISA(name) \
+  if (runs_here(#name)) tables.push_back(&name::kKernelTable);
+  EXACTILE_CPU_ISAS
+#undef EXACTILE_ISA
+  return tables;
+}
+
+/// The best table, or the one that EXACTILE_CPU_ISA names. Chosen once.
+const KernelTable& kernel_table() {
+  static const KernelTable& chosen = *[] {
+    const auto tables = tables_that_run_here();
+    const char* const wanted = std::getenv("EXACTILE_CPU_ISA");
+    if (!wanted || !*wanted) return tables.front();
+    std::string list;
+    for (const KernelTable* table : tables) {
+      if (std::string_view(table->isa) == wanted) return table;
+      list += (list.empty() ? "" : ", ") + std::string(table->isa);
+    }
+    throw std::invalid_argument("EXACTILE_CPU_ISA: expected one of " + list + ", got '" + wanted +
+                                "'");
+  }();
+  return chosen;
+}
+
+/// Working memory of the calling thread, grown on need, freed with the thread.
+void* thread_buffer(int64_t bytes) {
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<void, Free> buffer;
+  thread_local int64_t size = 0;
+  if (size < bytes) {
+    constexpr int64_t kPage = 4096;
+    const int64_t rounded = (bytes + kPage - 1) / kPage * kPage;
+    buffer.reset(std::aligned_alloc(kPage, rounded));
+    size = buffer ? rounded : 0;
+    if (!buffer) throw std::bad_alloc();
+  }
+  return buffer.get();
+}
+
+PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
+  const auto input = [](const ArrayRef& a) {
+    return Tensor<const void*>{a.data, a.strides[0], a.strides[1]};
+  };
+  return {
+      .q = input(args.q),
+      .k = input(args.k),
+      .v = input(args.v),
+      .out = {args.out.data, args.out.strides[0], args.out.strides[1]},
+      .lse = args.lse,
+      .lse_head_stride = plan.total_q(),
+      .head_dim = plan.head_dim,
+      .head_dim_v = plan.head_dim_v,
+      .group = plan.group(),
+      .pack_gqa = plan.pack_gqa,
+      .tile_tokens = plan.tile_tokens,
+      .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
+      .mask = plan.mask,
+  };
+}
+
+}  // namespace
+
+void launch(const Plan& plan, const PrefillArgs& args) {
+  const KernelTable& kernels = kernel_table();
+  const int dtype = static_cast<int>(plan.dtype);
+  const PrefillParams params = make_params(plan, args);
+  const PaddedGrid grid{
+      .cu_seqlens_q = plan.cu_seqlens_q.data(),
+      .cu_seqlens_k = plan.cu_seqlens_k.data(),
+      .batch = plan.batch(),
+      .num_heads = plan.tile_heads,
+      .max_m_blocks = plan.max_m_blocks,
+      .tile_tokens = plan.tile_tokens,
+  };
+  const CompactList list{
+      .records = plan.records.get(),
+      .num_records = static_cast<int32_t>(plan.num_records),
+      .num_heads = plan.tile_heads,
+      .head_major = plan.order == ListOrder::kHeadMajor,
+  };
+  alignas(64) int32_t counter = 0;
+  const ValidOnlyPersistent::Params persistent{.list = list, .counter = &counter};
+  const void* const schedule = plan.scheduler == SchedulerKind::kIndividual ? &grid
+                               : plan.scheduler == SchedulerKind::kValidOnlyIndividual
+                                   ? static_cast<const void*>(&list)
+                                   : &persistent;
+  const WorkGroupFn work_group = kernels.work_group[dtype][static_cast<int>(plan.scheduler)];
+  const int64_t bytes = kernels.scratch_bytes[dtype](plan.head_dim, plan.head_dim_v);
+  for_each_work_group(plan.workers, plan.launched, [&](int64_t index) {
+    work_group(params, schedule, static_cast<int32_t>(index), thread_buffer(bytes));
+  });
+}
+
+std::string isa() { return kernel_table().isa; }
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const KernelTable* table : tables_that_run_here()) names.emplace_back(table->isa);
+  return names;
+}
+
+int hardware_threads() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace exactile::cpu

@@ -1,0 +1,218 @@
+// src/plan.cpp - the planner: checks the lengths, counts, chooses, writes the tile list.
+#include "plan.hpp"
+
+#include <chrono>
+#include <exactile/cpu/params.hpp>
+#include <limits>
+
+#include "support.hpp"
+
+namespace exactile {
+namespace {
+
+/// Tile shape of a backend, and what its planner needs to know of it. `cuda` and `sycl` can be
+/// planned for; their kernels are not in this version.
+struct BackendShape {
+  int32_t block_m;
+  int32_t block_n;
+  int32_t row_step;  ///< rows that are computed together: a tile's rows are rounded up to it
+  int32_t block_overhead_rows;  ///< cost of visiting a key block at all, in rows
+};
+
+constexpr BackendShape shape_of(Backend backend) {
+  switch (backend) {
+    case Backend::kCpu:
+      return {.block_m = cpu::kBlockM, .block_n = cpu::kBlockN, .row_step = 16,
+              .block_overhead_rows = 4};
+    case Backend::kCuda:
+    case Backend::kSycl:
+      break;
+  }
+  return {.block_m = 128, .block_n = 128, .row_step = 128, .block_overhead_rows = 0};
+}
+
+[[noreturn]] void fail(const std::string& message) {
+  throw std::invalid_argument("plan: " + message);
+}
+
+void check_cu_seqlens(std::span<const int32_t> cu, const char* name) {
+  if (cu.empty()) fail(std::string("expected ") + name + " of length batch + 1, got length 0");
+  if (cu[0] != 0) {
+    fail(std::string("expected ") + name + "[0] == 0, got " + std::to_string(cu[0]));
+  }
+  int32_t decreasing = 0;  // one pass without a branch: this is on the planner's clock
+  for (std::size_t i = 1; i < cu.size(); ++i) decreasing |= cu[i] < cu[i - 1];
+  if (!decreasing) return;
+  for (std::size_t i = 1; i < cu.size(); ++i) {
+    if (cu[i] < cu[i - 1]) {
+      fail(std::string("expected ") + name + " not to decrease, got " + std::to_string(cu[i - 1]) +
+           " then " + std::to_string(cu[i]) + " at index " + std::to_string(i));
+    }
+  }
+}
+
+void check_request(const PlanRequest& r) {
+  check_cu_seqlens(r.cu_seqlens_q, "cu_seqlens_q");
+  check_cu_seqlens(r.cu_seqlens_k, "cu_seqlens_k");
+  if (r.cu_seqlens_q.size() != r.cu_seqlens_k.size()) {
+    fail("expected cu_seqlens_k of the length of cu_seqlens_q, " +
+         std::to_string(r.cu_seqlens_q.size()) + ", got " + std::to_string(r.cu_seqlens_k.size()));
+  }
+  if (r.num_heads_q < 1 || r.num_heads_kv < 1 || r.num_heads_q % r.num_heads_kv != 0) {
+    fail("expected num_heads_q to be a positive multiple of num_heads_kv, got " +
+         std::to_string(r.num_heads_q) + " and " + std::to_string(r.num_heads_kv));
+  }
+  if (r.num_heads_q > std::numeric_limits<int32_t>::max()) {
+    fail("expected num_heads_q < 2^31, got " + std::to_string(r.num_heads_q));
+  }
+  if (r.mask.left < -1 || r.mask.right < -1) {
+    fail("expected window sizes >= -1 (-1: unbounded), got (" + std::to_string(r.mask.left) + ", " +
+         std::to_string(r.mask.right) + ")");
+  }
+  if (!is_supported(r.backend, r.dtype, r.head_dim, r.head_dim_v)) {
+    fail("expected (head_dim, head_dim_v) of the " +
+         std::string(name_of(r.backend, kBackendNames)) + " backend for " +
+         name_of(r.dtype, kDtypeNames) + " to be one of " + supported_head_dims(r.backend, r.dtype) +
+         ", got (" + std::to_string(r.head_dim) + ", " + std::to_string(r.head_dim_v) + ")");
+  }
+  const int64_t group = r.num_heads_q / r.num_heads_kv;
+  if (r.pack_gqa.value_or(false) && group > shape_of(r.backend).block_m) {
+    fail("expected at most " + std::to_string(shape_of(r.backend).block_m) +
+         " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
+  }
+  if (r.scheduler == SchedulerKind::kIndividual && r.order) {
+    fail("expected no order with scheduler Individual (its grid has one), got one");
+  }
+  if (r.workers < 1) fail("expected workers >= 1, got " + std::to_string(r.workers));
+}
+
+/// The cost model of packing: a tile costs, for every key block it visits, its rows rounded up to
+/// what is computed together, plus the visit itself (staging K and V). Packing saves visits and
+/// fills rows up; it loses where a sequence's last tile gets emptier.
+int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, int64_t group) {
+  const auto tile_tokens = static_cast<int32_t>(shape.block_m / group);
+  const auto cost = [&](int64_t tokens, int64_t keys) {
+    const int64_t rows = ceil_div<int64_t>(tokens * group, shape.row_step) * shape.row_step;
+    return (rows + shape.block_overhead_rows) * keys;
+  };
+  int64_t total = 0;
+  for (std::size_t b = 0; b + 1 < r.cu_seqlens_q.size(); ++b) {
+    const int32_t len_q = r.cu_seqlens_q[b + 1] - r.cu_seqlens_q[b];
+    const int64_t len_k = r.cu_seqlens_k[b + 1] - r.cu_seqlens_k[b];
+    total += len_q / tile_tokens * cost(tile_tokens, len_k) + cost(len_q % tile_tokens, len_k);
+  }
+  return total * (r.num_heads_q / group);
+}
+
+bool choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKind scheduler) {
+  if (r.pack_gqa) return *r.pack_gqa;
+  const int64_t group = r.num_heads_q / r.num_heads_kv;
+  if (scheduler != SchedulerKind::kValidOnlyPersistent || group == 1 || group > shape.block_m) {
+    return false;
+  }
+  return modelled_cost(r, shape, group) < modelled_cost(r, shape, 1);
+}
+
+/// FLOPs and bytes from the pairs and rows that exist; each needed row is read once, each output row
+/// written once.
+void count_work(const PlanRequest& r, Plan& plan) {
+  const auto& cu_q = r.cu_seqlens_q;
+  const auto& cu_k = r.cu_seqlens_k;
+  int64_t rows_q = 0, rows_k = 0;
+  plan.pairs = 0;
+  plan.max_m_blocks = 0;
+  const bool full = r.mask.left < 0 && r.mask.right < 0;
+  for (std::size_t b = 0; b + 1 < cu_q.size(); ++b) {
+    const int32_t len_q = cu_q[b + 1] - cu_q[b], len_k = cu_k[b + 1] - cu_k[b];
+    plan.max_m_blocks = max(plan.max_m_blocks, num_m_blocks(len_q, plan.tile_tokens));
+    if (len_q == 0 || len_k == 0) continue;
+    if (full) {
+      plan.pairs += int64_t{len_q} * len_k;
+      rows_q += len_q;
+      rows_k += len_k;
+      continue;
+    }
+    plan.pairs += visible_pairs(r.mask, len_q, len_k);
+    const KeyRange keys = r.mask.any_visible(len_q, 1, len_k);
+    rows_k += max(0, keys.end - keys.begin);
+    // Without a right bound every row sees a key; with one, only those at positions >= -right do.
+    rows_q += r.mask.right < 0 ? len_q : min(int64_t{len_q}, int64_t{len_k} + r.mask.right);
+  }
+  const double flops = 2.0 * r.num_heads_q * (r.head_dim + r.head_dim_v) * plan.pairs;
+  if (flops >= 9.2e18) fail("expected less than 2^63 FLOPs, got " + std::to_string(flops));
+  plan.flops = 2 * r.num_heads_q * (r.head_dim + r.head_dim_v) * plan.pairs;
+  plan.bytes = dtype_bytes(r.dtype) * (rows_q * r.num_heads_q * r.head_dim +
+                                       rows_k * r.num_heads_kv * (r.head_dim + r.head_dim_v) +
+                                       cu_q.back() * r.num_heads_q * r.head_dim_v);
+}
+
+void write_list(const TileListSpec& spec, Plan& plan) {
+  plan.records = std::make_unique_for_overwrite<TileRecord[]>(plan.num_records);
+  if (plan.order == ListOrder::kNatural) return write_tiles(spec, plan.records.get());
+  const auto scratch =
+      std::make_unique_for_overwrite<int32_t[]>(sort_scratch_size(plan.num_records));
+  write_tiles_longest_first(spec, plan.num_records, plan.records.get(), scratch.get());
+}
+
+}  // namespace
+
+Plan make_plan(const PlanRequest& r) {
+  const auto begin = std::chrono::steady_clock::now();
+  check_request(r);
+  const BackendShape shape = shape_of(r.backend);
+  const SchedulerKind scheduler = r.scheduler.value_or(SchedulerKind::kValidOnlyPersistent);
+  const bool pack_gqa = choose_packing(r, shape, scheduler);
+  const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
+  Plan plan{
+      .cu_seqlens_q = {r.cu_seqlens_q.begin(), r.cu_seqlens_q.end()},
+      .cu_seqlens_k = {r.cu_seqlens_k.begin(), r.cu_seqlens_k.end()},
+      .num_heads_q = static_cast<int32_t>(r.num_heads_q),
+      .num_heads_kv = static_cast<int32_t>(r.num_heads_kv),
+      .head_dim = static_cast<int32_t>(r.head_dim),
+      .head_dim_v = static_cast<int32_t>(r.head_dim_v),
+      .dtype = r.dtype,
+      .mask = r.mask,
+      .scheduler = scheduler,
+      .order = r.order.value_or(scheduler == SchedulerKind::kIndividual ? ListOrder::kNatural
+                                                                        : ListOrder::kLongestFirst),
+      .pack_gqa = pack_gqa,
+      .backend = r.backend,
+      .workers = r.workers,
+      .block_m = shape.block_m,
+      .block_n = shape.block_n,
+      .tile_tokens = pack_gqa ? shape.block_m / group : shape.block_m,
+      .tile_heads = static_cast<int32_t>(pack_gqa ? r.num_heads_kv : r.num_heads_q),
+  };
+  count_work(r, plan);
+  const TileListSpec spec{
+      .cu_seqlens_q = plan.cu_seqlens_q.data(),
+      .cu_seqlens_k = plan.cu_seqlens_k.data(),
+      .batch = plan.batch(),
+      .tile_tokens = plan.tile_tokens,
+      .block_n = plan.block_n,
+      .mask = plan.mask,
+  };
+  plan.num_records = count_tiles(spec);
+  plan.valid = plan.num_records * plan.tile_heads;
+  plan.launched = plan.valid;
+  if (scheduler == SchedulerKind::kIndividual) {
+    plan.launched = int64_t{plan.max_m_blocks} * plan.tile_heads;  // < 2^62; times batch may pass 2^63
+    if (plan.launched < (int64_t{1} << 31)) plan.launched *= plan.batch();
+  } else if (scheduler == SchedulerKind::kValidOnlyPersistent) {
+    plan.launched = min<int64_t>(plan.valid, plan.workers);
+  }
+  // The counter of the persistent policy runs past the last tile by one per worker.
+  const int64_t highest_index = max(plan.launched, plan.valid) + plan.workers;
+  if (highest_index > std::numeric_limits<int32_t>::max()) {
+    fail("expected work-groups and tiles to be counted in 31 bits, got at least " +
+         std::to_string(highest_index - plan.workers) + " with scheduler " +
+         name_of(scheduler, kSchedulerNames));
+  }
+  if (scheduler != SchedulerKind::kIndividual) write_list(spec, plan);
+  const std::chrono::duration<double, std::micro> elapsed =
+      std::chrono::steady_clock::now() - begin;
+  plan.planning_us = elapsed.count();
+  return plan;
+}
+
+}  // namespace exactile

@@ -1,0 +1,66 @@
+// src/plan.hpp - from lengths to a Plan: which tiles exist, in which order, at what cost.
+//
+// Planning needs no device. A Plan is immutable and can be run from several threads.
+#pragma once
+
+#include <exactile/scheduler/tile_list.hpp>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "types.hpp"
+
+namespace exactile {
+
+/// What is to be computed, and what the caller has decided about how.
+struct PlanRequest {
+  std::span<const int32_t> cu_seqlens_q;  ///< (batch + 1,)
+  std::span<const int32_t> cu_seqlens_k;  ///< (batch + 1,)
+  int64_t num_heads_q;
+  int64_t num_heads_kv;
+  int64_t head_dim;
+  int64_t head_dim_v;
+  Dtype dtype;
+  Mask mask;
+  std::optional<SchedulerKind> scheduler;  ///< empty: the planner chooses
+  std::optional<bool> pack_gqa;            ///< empty: the planner chooses
+  std::optional<ListOrder> order;          ///< empty: the planner chooses
+  Backend backend;
+  int workers;  ///< work-groups that the device runs at a time
+};
+
+struct Plan {
+  std::vector<int32_t> cu_seqlens_q, cu_seqlens_k;
+  int32_t num_heads_q, num_heads_kv, head_dim, head_dim_v;
+  Dtype dtype;
+  Mask mask;
+  SchedulerKind scheduler;
+  ListOrder order;
+  bool pack_gqa;
+  Backend backend;
+  int workers;
+
+  int32_t block_m, block_n;
+  int32_t tile_tokens;   ///< tokens in a full tile
+  int32_t tile_heads;    ///< heads that WorkTile::head counts: query heads, or kv heads when packed
+  int32_t max_m_blocks = 0;  ///< of the longest sequence
+  int64_t num_records = 0;   ///< m_blocks that exist, over all sequences
+  int64_t valid = 0;         ///< tiles with work (a row of queries): num_records * tile_heads
+  int64_t launched = 0;      ///< work-groups
+  int64_t pairs = 0;         ///< visible (query, key) pairs of one head
+  int64_t flops = 0;
+  int64_t bytes = 0;
+  double planning_us = 0;
+  std::unique_ptr<TileRecord[]> records = nullptr;  ///< (num_records,) in `order`; null for Individual
+
+  int32_t batch() const { return static_cast<int32_t>(cu_seqlens_q.size()) - 1; }
+  int32_t group() const { return num_heads_q / num_heads_kv; }
+  int32_t total_q() const { return cu_seqlens_q.back(); }
+  int32_t total_k() const { return cu_seqlens_k.back(); }
+};
+
+/// Throws std::invalid_argument for anything in the request that cannot be planned.
+Plan make_plan(const PlanRequest& request);
+
+}  // namespace exactile

@@ -1,0 +1,70 @@
+// src/prefill.cpp - every error that a user's arrays can cause, then the backend's launch.
+#include "prefill.hpp"
+
+#include <cmath>
+
+#include "cpu/launch.hpp"
+
+namespace exactile {
+namespace {
+
+[[noreturn]] void fail(const std::string& message) {
+  throw std::invalid_argument("varlen_prefill: " + message);
+}
+
+std::string to_string(std::span<const int64_t> shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    text += (i ? ", " : "") + std::to_string(shape[i]);
+  }
+  return text + ")";
+}
+
+void check_array(const ArrayRef& array, const std::string& name,
+                 const std::array<int64_t, 3>& shape, const Plan& plan, const Device& device) {
+  if (array.rank != 3) {
+    fail("expected " + name + " of rank 3 (tokens, heads, head_dim), got rank " +
+         std::to_string(array.rank));
+  }
+  if (array.dtype != plan.dtype) {
+    fail("expected " + name + " of dtype " + name_of(plan.dtype, kDtypeNames) + ", got " +
+         name_of(array.dtype, kDtypeNames));
+  }
+  if (array.device != device) {
+    fail("expected " + name + " on the device of q, got device type " +
+         std::to_string(array.device.type) + " id " + std::to_string(array.device.id));
+  }
+  if (array.shape != shape) {
+    fail("expected " + name + " of shape " + to_string(shape) + ", got " + to_string(array.shape));
+  }
+  const bool has_elements = shape[0] > 0 && shape[1] > 0;
+  if (has_elements && array.strides[2] != 1) {
+    fail("expected the last dimension of " + name + " to be contiguous, got a stride of " +
+         std::to_string(array.strides[2]) + " elements");
+  }
+}
+
+}  // namespace
+
+void run_plan(const Plan& plan, const PrefillArgs& args) {
+  const int64_t heads_q = plan.num_heads_q, heads_kv = plan.num_heads_kv;
+  const Device device = args.q.device;
+  check_array(args.q, "q", {plan.total_q(), heads_q, plan.head_dim}, plan, device);
+  check_array(args.k, "k", {plan.total_k(), heads_kv, plan.head_dim}, plan, device);
+  check_array(args.v, "v", {plan.total_k(), heads_kv, plan.head_dim_v}, plan, device);
+  check_array(args.out, "out", {plan.total_q(), heads_q, plan.head_dim_v}, plan, device);
+  if (!std::isfinite(args.softmax_scale) || args.softmax_scale <= 0) {
+    fail("expected a finite softmax_scale > 0, got " + std::to_string(args.softmax_scale));
+  }
+  if (plan.backend != Backend::kCpu) {
+    fail(std::string("expected a plan for the cpu backend: this version can plan for ") +
+         name_of(plan.backend, kBackendNames) + " but has no kernels for it");
+  }
+  if (device.type != 1) {
+    fail("expected arrays in CPU memory for the cpu backend, got device type " +
+         std::to_string(device.type));
+  }
+  cpu::launch(plan, args);
+}
+
+}  // namespace exactile

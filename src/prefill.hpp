@@ -1,0 +1,40 @@
+// src/prefill.hpp - running a plan on arrays.
+#pragma once
+
+#include <array>
+#include <optional>
+
+#include "plan.hpp"
+
+namespace exactile {
+
+/// Where an array lies, in the numbering of DLPack.
+struct Device {
+  int type;  ///< 1: CPU, 2: CUDA, 14: oneAPI
+  int id;
+  bool operator==(const Device&) const = default;
+};
+
+/// An array as the caller gave it. Strides in elements.
+struct ArrayRef {
+  void* data;
+  std::array<int64_t, 3> shape;
+  std::array<int64_t, 3> strides;
+  int rank;
+  Dtype dtype;
+  Device device;
+};
+
+struct PrefillArgs {
+  ArrayRef q;             ///< (total_q, num_heads_q, head_dim)
+  ArrayRef k;             ///< (total_k, num_heads_kv, head_dim)
+  ArrayRef v;             ///< (total_k, num_heads_kv, head_dim_v)
+  ArrayRef out;           ///< (total_q, num_heads_q, head_dim_v)
+  float* lse = nullptr;   ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
+  double softmax_scale;
+};
+
+/// Checks everything, then computes. Throws std::invalid_argument before anything is written.
+void run_plan(const Plan& plan, const PrefillArgs& args);
+
+}  // namespace exactile

@@ -1,0 +1,51 @@
+// src/types.hpp - words shared by the host code: element types, schedulers, backends, and their names.
+#pragma once
+
+#include <cstdint>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace exactile {
+
+enum class Dtype : unsigned char { kFloat32, kFloat16, kBfloat16 };
+inline constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16"};
+inline constexpr int kNumDtypes = std::size(kDtypeNames);
+constexpr int dtype_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+
+enum class SchedulerKind : unsigned char { kIndividual, kValidOnlyIndividual, kValidOnlyPersistent };
+inline constexpr const char* kSchedulerNames[] = {"Individual", "ValidOnlyIndividual",
+                                                  "ValidOnlyPersistent"};
+inline constexpr int kNumSchedulers = std::size(kSchedulerNames);
+
+/// In the order of ListOrder.
+inline constexpr const char* kOrderNames[] = {"natural", "longest_first", "head_major"};
+
+enum class Backend : unsigned char { kCpu, kCuda, kSycl };
+inline constexpr const char* kBackendNames[] = {"cpu", "cuda", "sycl"};
+
+/// Position of `name` in `names`, or a ValueError that lists them.
+template <std::size_t kSize>
+int index_of(std::string_view name, const char* const (&names)[kSize], const char* what) {
+  std::string list;
+  for (std::size_t i = 0; i < kSize; ++i) {
+    if (name == names[i]) return static_cast<int>(i);
+    list += (i ? ", " : "") + std::string(names[i]);
+  }
+  throw std::invalid_argument(std::string(what) + ": expected one of " + list + ", got '" +
+                              std::string(name) + "'");
+}
+
+/// The `Enum` whose name is `name`.
+template <class Enum, std::size_t kSize>
+Enum from_name(std::string_view name, const char* const (&names)[kSize], const char* what) {
+  return static_cast<Enum>(index_of(name, names, what));
+}
+
+template <class Enum, std::size_t kSize>
+const char* name_of(Enum value, const char* const (&names)[kSize]) {
+  return names[static_cast<int>(value)];
+}
+
+}  // namespace exactile
