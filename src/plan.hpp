@@ -45,6 +45,7 @@ struct Plan {
   int32_t tile_tokens;   ///< tokens in a full tile
   int32_t tile_heads;    ///< heads that WorkTile::head counts: query heads, or kv heads when packed
   int32_t max_m_blocks = 0;  ///< of the longest sequence
+  int32_t max_len_k = 0;
   int64_t num_records = 0;   ///< m_blocks that exist, over all sequences
   int64_t valid = 0;         ///< tiles with work (a row of queries): num_records * tile_heads
   int64_t launched = 0;      ///< work-groups

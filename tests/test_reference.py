@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exactile.reference import reference
+from exactile.reference import reference, to_bfloat16
 
 WINDOWS = [(-1, -1), (0, 0), (3, -1), (-1, 2), (2, 1)]
 
@@ -132,7 +132,9 @@ def test_empty_batch() -> None:
     assert lse.shape == (4, 0)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 2e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2)]
+)
 def test_narrow_compute_dtype_is_near(dtype: str, error: float) -> None:
     case = batch([70], [70])
     want, want_lse = reference(*case)
@@ -144,11 +146,13 @@ def test_narrow_compute_dtype_is_near(dtype: str, error: float) -> None:
 def test_bfloat16() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     q, k, v, *cu = batch([9], [9])
-    bf16 = [x.astype(ml_dtypes.bfloat16) for x in (q, k, v)]
+    bf16 = [x.astype(np.float32).astype(ml_dtypes.bfloat16) for x in (q, k, v)]
     want, _ = reference(*(x.astype(np.float64) for x in bf16), *cu)
     np.testing.assert_array_equal(reference(*bf16, *cu)[0], want)
-    rounded, _ = reference(*bf16, *cu, compute_dtype=ml_dtypes.bfloat16)
-    assert 0 < abs(rounded - want).max() < 0.05
+    storage = [to_bfloat16(x) for x in (q, k, v)]
+    for x, y in zip(storage, bf16, strict=True):
+        np.testing.assert_array_equal(x, y.view(np.uint16))
+    np.testing.assert_array_equal(reference(*storage, *cu)[0], want)
 
 
 @pytest.mark.parametrize(

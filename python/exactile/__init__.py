@@ -20,6 +20,7 @@ __all__ = [
     "BACKENDS",
     "SCHEDULERS",
     "Plan",
+    "cmake_dir",
     "get_num_threads",
     "include_dir",
     "info",
@@ -31,12 +32,13 @@ __all__ = [
 
 
 def include_dir() -> str:
-    """Folder to add to a compiler's include path for ``#include <exactile/...>``.
-
-    CMake projects use ``find_package(exactile)`` instead, with ``exactile.cmake_dir()``... see the
-    README.
-    """
+    """Folder for a compiler's include path: ``#include <exactile/...>``."""
     return str(_Path(_core.__file__).parent / "include")
+
+
+def cmake_dir() -> str:
+    """Folder for ``find_package(exactile)``: pass it as ``-Dexactile_DIR=``."""
+    return str(_Path(_core.__file__).parent / "cmake")
 
 
 def info() -> dict[str, Any]:

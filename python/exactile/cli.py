@@ -11,19 +11,18 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
-
-import numpy as np
-import numpy.typing as npt
 
 import exactile
 from exactile import workloads
-from exactile.bench import DTYPES, Case, Result, device_name, measure, numpy_dtype, plan_fields
+from exactile.bench import Result, device_name, measure, plan_fields, random_data
 from exactile.plan import Plan
 from exactile.workloads import Lengths
 
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
+_SCHEDULERS = (*exactile.SCHEDULERS, "auto")
+_USER_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.command_line = shlex.join(["exactile", *argv])
         code: int = args.run(args)
         return code
-    except USER_ERRORS as error:
+    except _USER_ERRORS as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -116,11 +115,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--is_causal", action="store_true", help="causal, bottom-right aligned")
     add_int("window_left", -1, "keys seen before a row's own position; -1: all")
     add_int("window_right", -1, "keys seen after it; -1: all")
-    add("dtype", "float16", "of q, k, v and out", choices=DTYPES)
-    add("scheduler", "Individual", ", ".join(_schedulers().values()), metavar="NAME")
-    parser.add_argument("--compare", action="store_true", help="every scheduler, on the same data")
+    add("dtype", "bfloat16", "float32, float16 or bfloat16", metavar="NAME")
+    schedulers = f"one of {', '.join(_SCHEDULERS)}, or several with commas between"
+    add("scheduler", "Individual", schedulers, metavar="NAME")
+    parser.add_argument(
+        "--compare", action="store_true", help="run all schedulers on the same data"
+    )
     add("pack_gqa", "auto", "the heads of a kv head share a tile", choices=("auto", "0", "1"))
-    add("backend", None, "where to run (default: the planner's choice)", metavar="NAME")
+    add("backend", None, "where to run (default: cpu)", metavar="NAME")
     add_int("threads", None, "CPU threads (default: all)")
     add_int("iterations", 100, "timed runs")
     add_int("warmup", 1, "untimed runs before them")
@@ -128,19 +130,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("json", None, "append one JSON line per case", metavar="FILE")
 
 
-def _schedulers() -> dict[str, str]:
-    """Every accepted name, by its lower-case spelling."""
-    return {name.lower(): name for name in (*exactile.SCHEDULERS, "auto")}
-
-
 def _chosen_schedulers(args: argparse.Namespace) -> list[str]:
-    known = _schedulers()
-    if args.scheduler.lower() not in known:
-        expected = ", ".join(known.values())
-        raise ValueError(f"--scheduler: expected one of {expected}, got {args.scheduler!r}")
-    if args.compare:
-        return [name for name in known.values() if name != "auto"]
-    return [known[args.scheduler.lower()]]
+    known = {name.lower(): name for name in _SCHEDULERS}
+    names = args.scheduler.split(",")
+    for name in names:
+        if name.lower() not in known:
+            expected = ", ".join(_SCHEDULERS)
+            raise ValueError(f"--scheduler: expected one of {expected}, got {name!r}")
+    return list(exactile.SCHEDULERS) if args.compare else [known[name.lower()] for name in names]
 
 
 def _lengths(args: argparse.Namespace) -> Lengths:
@@ -170,87 +167,92 @@ def _lengths(args: argparse.Namespace) -> Lengths:
     return draw(batch, **parameters.get(name, {}), **seed)
 
 
-def _case(args: argparse.Namespace) -> Case:
-    return Case(
-        lengths=_lengths(args),
-        num_heads_q=args.num_heads_q,
-        num_heads_kv=args.num_heads_q if args.num_heads_kv is None else args.num_heads_kv,
-        head_dim=args.head_size_vo if args.head_size_qk is None else args.head_size_qk,
-        head_dim_v=args.head_size_vo,
-        dtype=args.dtype,
-        causal=args.is_causal,
-        window=(args.window_left, args.window_right),
-        pack_gqa=None if args.pack_gqa == "auto" else args.pack_gqa == "1",
-        backend=args.backend,
-        num_threads=args.threads,
-    )
+def _plans(args: argparse.Namespace) -> list[Plan]:
+    """One plan per chosen scheduler, all of the same batch."""
+    cu_seqlens_q, cu_seqlens_k = _lengths(args).cu_seqlens
+    return [
+        exactile.plan(
+            cu_seqlens_q,
+            cu_seqlens_k,
+            num_heads_q=args.num_heads_q,
+            num_heads_kv=args.num_heads_q if args.num_heads_kv is None else args.num_heads_kv,
+            head_dim=args.head_size_vo if args.head_size_qk is None else args.head_size_qk,
+            head_dim_v=args.head_size_vo,
+            dtype=args.dtype,
+            causal=args.is_causal,
+            window=(args.window_left, args.window_right),
+            scheduler=scheduler,
+            pack_gqa=None if args.pack_gqa == "auto" else args.pack_gqa == "1",
+            backend=args.backend,
+            workers=args.threads,
+        )
+        for scheduler in _chosen_schedulers(args)
+    ]
 
 
 # --- commands ---------------------------------------------------------------------------------
 
 
 def _bench(args: argparse.Namespace) -> int:
-    case = _case(args)
-    numpy_dtype(case.dtype)
-    plans = [case.plan(scheduler) for scheduler in _chosen_schedulers(args)]
-    results = []
-    with _JsonLines(args.json) as lines, _Progress() as progress:
-        runs = max(args.warmup, args.verify) + args.iterations
-        progress.steps = 1 + len(plans) * runs
-        progress("random data")
-        data = case.data(args.seed)
-        for plan in plans:
-            result = measure(
-                case,
-                plan,
-                data,
-                iterations=args.iterations,
-                warmup=args.warmup,
-                verified=bool(args.verify),
-                command=args.command_line,
-                progress=lambda what, name=plan.scheduler: progress(f"{name}: {what}"),
-            )
-            results.append(result)
-            lines.write(result.to_json())
-    first = results[0]
-    isa = f" ({first.isa})" if first.isa else ""
+    if args.iterations < 1 or args.warmup < 0:
+        got = f"{args.iterations} and {args.warmup}"
+        raise ValueError(f"expected --iterations >= 1 and --warmup >= 0, got {got}")
+    plans = _plans(args)
+    first, results = plans[0], []
+    backend = exactile.info()["backends"][first.backend]
+    if not backend["available"]:
+        raise ValueError(f"--backend={first.backend}: {backend['reason']}")
+    where = f"{first.backend} ({backend['isa']})" if backend.get("isa") else first.backend
+    steps = 1 + len(plans) * (max(args.warmup, args.verify) + args.iterations)
+    print(f"exactile {exactile.__version__}, {where}, {first.workers} workers, {device_name()}")
+    summary = first.summary()
     print(
-        f"exactile {first.version}, {plans[0].backend}{isa}, {first.threads} threads, {first.device}"
+        summary if len(plans) == 1 else summary.partition("\nscheduler")[0], end="\n\n", flush=True
     )
-    print("\n".join(_describe(case)), "\n")
-    print("\n".join(_result_table(results)))
-    return 0 if all(r.verification is None or r.verification.passed for r in results) else 1
+    try:
+        with _JsonLines(args.json) as lines, _progress(steps) as progress:
+            progress("random data")
+            data = random_data(first, args.seed)
+            for plan in plans:
+                result = measure(
+                    plan,
+                    data,
+                    iterations=args.iterations,
+                    warmup=args.warmup,
+                    verified=bool(args.verify),
+                    command=args.command_line,
+                    progress=progress,
+                )
+                results.append(result)
+                lines.write(result.to_json())
+    finally:  # what has been measured is shown, whatever happens after it
+        if results:
+            print("\n".join(_result_table(results)))
+    return int(any(map(_failed, results)))
 
 
 def _plan(args: argparse.Namespace) -> int:
-    case = _case(args)
-    plans = [case.plan(scheduler) for scheduler in _chosen_schedulers(args)]
+    plans = _plans(args)
     if args.plot:
         from exactile.plot import tile_map
 
-        tile_map(case, plans, args.plot)
+        tile_map(plans, args.plot)
     with _JsonLines(args.json) as lines:
         for plan in plans:
-            lines.write(json.dumps({"command": args.command_line, "plan": plan_fields(case, plan)}))
-    print("\n".join(_describe(case)), "\n")
+            lines.write(json.dumps({"command": args.command_line, "plan": plan_fields(plan)}))
     print("\n\n".join(plan.summary() for plan in plans))
     return 0
 
 
 def _info(args: argparse.Namespace) -> int:
     info = exactile.info()
-    rows = [
-        ("version", info["version"]),
-        ("include_dir", info["include_dir"]),
-        ("cpu", device_name()),
-    ]
+    rows = {"version": info["version"], "headers": info["include_dir"], "processor": device_name()}
     for name, backend in info["backends"].items():
-        text = f"not available: {backend['reason']}"
-        if backend["available"]:
-            isas = ", ".join(backend["isas"] or ())
-            text = f"{backend['isa']} (of {isas}), {backend['threads']} threads"
-        rows.append((f"backend {name}", text))
-    print("\n".join(f"{name:<14}{text}" for name, text in rows))
+        rows[name] = backend["reason"] or "available"
+        if backend.get("isa"):
+            isas = ", ".join(backend["isas"])
+            rows[name] = f"{backend['isa']} (of {isas}), {backend['threads']} threads"
+    print("\n".join(f"{name:<11} {text}" for name, text in rows.items()))
     return 0
 
 
@@ -276,79 +278,48 @@ class _JsonLines:
             self.file.close()
 
 
-class _Progress:
-    """A bar on stderr for what takes over two seconds; none when stderr is not a terminal."""
+@contextmanager
+def _progress(steps: int, after_s: float = 2) -> Iterator[Callable[[str], None]]:
+    """Show a bar on stderr after a while; none when stderr is not a terminal."""
+    done, start, labels = threading.Event(), time.monotonic(), [""]
 
-    def __init__(self) -> None:
-        self.steps, self.step, self.what = 1, -1, ""
-        self.done, self.start = threading.Event(), time.monotonic()
-        self.thread = threading.Thread(target=self._draw, daemon=True)
+    def draw() -> None:
+        while not done.wait(0.5 if time.monotonic() - start > after_s else after_s):
+            bar = "#" * (24 * (len(labels) - 2) // steps)
+            text = f"[{bar:.<24}] {time.monotonic() - start:.0f} s  {labels[-1]}"
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def __call__(self, what: str) -> None:
-        self.step, self.what = self.step + 1, what
-
-    def _draw(self) -> None:
-        while not self.done.wait(0.5 if time.monotonic() - self.start > 2 else 2):
-            filled = 24 * self.step // self.steps
-            bar = "#" * filled + "." * (24 - filled)
-            text = f"[{bar}] {time.monotonic() - self.start:.0f} s  {self.what}"
-            print(f"\r\x1b[K{text}\r", end="", file=sys.stderr, flush=True)
-        print("\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def __enter__(self) -> _Progress:
-        if sys.stderr.isatty():
-            self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        if self.thread.is_alive():
-            self.thread.join()
-
-
-def _describe(case: Case) -> Iterable[str]:
-    left, right = (n if n >= 0 else "all" for n in case.window)
-    mask = "causal" if case.causal else "full"
-    if case.window != (-1, -1):
-        mask += f", window {left} left, {right} right"
-    head_dim = f"{case.head_dim}" + (
-        f" / {case.head_dim_v}" if case.head_dim_v != case.head_dim else ""
-    )
-    q, k = case.lengths
-    yield (
-        f"batch {len(q)}, heads {case.num_heads_q} / {case.num_heads_kv}, head_dim {head_dim}, "
-        f"{case.dtype}, {mask} attention"
-    )
-    yield f"seqlens_q  {_shortened(q)}"
-    yield f"seqlens_k  {'the same' if np.array_equal(q, k) else _shortened(k)}"
-
-
-def _shortened(seqlens: npt.NDArray[np.int32], shown: int = 16) -> str:
-    """All of a few lengths, or the first and last of many, and their sum."""
-    words = [str(n) for n in seqlens]
-    if len(words) > shown:
-        words[shown - 4 : -3] = ["..."]
-    total, longest = int(seqlens.sum(dtype=np.int64)), seqlens.max(initial=0)
-    return f"{' '.join(words)}  ({total:,} tokens, longest {longest:,})"
+    thread = threading.Thread(target=draw, daemon=True)
+    if sys.stderr.isatty():
+        thread.start()
+    try:
+        yield labels.append
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def _result_table(results: Sequence[Result]) -> Iterable[str]:
     header = ["scheduler", "launched", "valid", "empty", "median ms", "spread", "TFLOP/s", "GB/s"]
     rows = [[*header, "max error", "of tolerance"]]
     for r in results:
-        launched, valid = r.plan["launched"], r.plan["valid"]
+        launched, valid, verified = r.plan["launched"], r.plan["valid"], r.verification
         row = [r.plan["scheduler"], f"{launched:,}", f"{valid:,}", f"{max(0, launched - valid):,}"]
         row += [f"{r.median_ms:,.3f}", f"{r.spread:.1%}", f"{r.tflops:.3f}", f"{r.gbps:.2f}"]
-        if r.verification:
-            verdict = "" if r.verification.passed else " FAILED"
-            row += [
-                f"{r.verification.max_error:.1e}",
-                f"{r.verification.of_tolerance:.0%}{verdict}",
-            ]
-        else:
-            row += ["not verified", ""]
+        row += [f"{verified.max_error:.1e}"] if verified else ["not verified"]
+        row += [f"{verified.of_tolerance:.0%}" if verified else ""]
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    for row, failed in zip(rows, (False, *map(_failed, results)), strict=True):
         cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        yield f"{row[0]:<{widths[0]}}  {'  '.join(cells)}".rstrip()
+        line = "  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip()
+        yield line + "  FAILED" * failed
+    yield f"\nspread: (max - min) / median of {results[0].iterations} runs"
+    if results[0].verification:
+        yield "errors: out and lse of sampled rows of every kind of sequence, against float64"
+
+
+def _failed(result: Result) -> bool:
+    return result.verification is not None and not result.verification.passed

@@ -1,4 +1,4 @@
-"""Plot: the tile map, which cells of the padded grid (sequence x m_block) are launched and have work."""
+"""Plot: the tile map, which cells of the padded grid (sequence x m_block) are launched."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exactile.bench import Case
 from exactile.plan import Plan
 
-NOT_LAUNCHED, EMPTY = (0.945, 0.945, 0.945), (0.97, 0.80, 0.68)
+NOT_LAUNCHED, EMPTY = "#f1f1f1", "#f7ccad"
 """Colours of cells without work; cells with work are coloured by their number of key blocks."""
 
-_MAX_CELLS = 1 << 26
+_MAX_CELLS = 1 << 24
 
 
-def tile_map(case: Case, plans: Sequence[Plan], path: str | Path) -> None:
+def tile_map(plans: Sequence[Plan], path: str | Path) -> None:
     """Draw the padded grid of one head under each plan, side by side, into an image file.
 
     Parameters
     ----------
-    case : Case
-        What is computed.
     plans : sequence of Plan
-        Plans of this case.
+        One or more plans of the same batch.
     path : str or pathlib.Path
         The file; its suffix gives the format.
 
@@ -47,7 +44,7 @@ def tile_map(case: Case, plans: Sequence[Plan], path: str | Path) -> None:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patches import Patch
 
-    grids = [n_blocks(case, plan) for plan in plans]
+    grids = [n_blocks(plan) for plan in plans]
     most = max(int(grid.max(initial=0)) for grid in grids)
     colours = LinearSegmentedColormap.from_list("work", ["#b7dcec", "#3a8fc4", "#123f7d"])
     work = ScalarMappable(LogNorm(1, max(most, 2)), colours)
@@ -59,13 +56,15 @@ def tile_map(case: Case, plans: Sequence[Plan], path: str | Path) -> None:
     bar = figure.colorbar(work, ax=axes, pad=0.01, aspect=30, format="%d")
     bar.set_label("key blocks of a tile")
     bar.outline.set_visible(False)
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(length=0, labelsize=8)
     kinds = {"launched, empty": EMPTY, "not launched": NOT_LAUNCHED}
     handles = [Patch(facecolor=colour, label=label) for label, colour in kinds.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path)
 
 
-def n_blocks(case: Case, plan: Plan) -> npt.NDArray[np.int32]:
+def n_blocks(plan: Plan) -> npt.NDArray[np.int32]:
     """Key blocks that each tile of the padded grid visits, (batch, max m_blocks); -1: no tile.
 
     Raises
@@ -73,18 +72,14 @@ def n_blocks(case: Case, plan: Plan) -> npt.NDArray[np.int32]:
     ValueError
         The grid has no cell, or too many.
     """
-    group = case.num_heads_q // case.num_heads_kv if plan.pack_gqa else 1
-    tile_tokens = plan.block_m // group
-    len_q, len_k = (seqlens.astype(np.int64)[:, None] for seqlens in case.lengths)
-    max_m_blocks = -(-int(len_q.max(initial=0)) // tile_tokens)
-    if not 0 < len_q.size * max_m_blocks <= _MAX_CELLS:
-        raise ValueError(
-            f"tile map: expected 1 to {_MAX_CELLS} cells, got {len_q.size} x {max_m_blocks}"
-        )
-    first = np.arange(max_m_blocks) * tile_tokens  # row of the sequence
-    last = np.minimum(first + tile_tokens, len_q) - 1
-    left, right = case.window[0], 0 if case.causal else case.window[1]
+    len_q, len_k = (seqlens.astype(np.int64)[:, None] for seqlens in plan.seqlens)
+    if not 0 < plan.batch * plan.max_m_blocks <= _MAX_CELLS:
+        cells = f"{plan.batch} x {plan.max_m_blocks}"
+        raise ValueError(f"tile map: expected 1 to {_MAX_CELLS} cells, got {cells}")
+    first = np.arange(plan.max_m_blocks) * plan.tile_tokens  # row of the sequence
+    last = np.minimum(first + plan.tile_tokens, len_q) - 1
     position = len_k - len_q
+    left, right = plan.window
     begin = np.maximum(first + position - left, 0) if left >= 0 else np.zeros_like(last)
     end = np.minimum(last + position + right + 1, len_k) if right >= 0 else len_k
     blocks = np.where(begin < end, -(-end // plan.block_n) - begin // plan.block_n, 0)
@@ -93,18 +88,29 @@ def n_blocks(case: Case, plan: Plan) -> npt.NDArray[np.int32]:
 
 def _draw(ax: Any, plan: Plan, grid: npt.NDArray[np.int32], work: Any) -> None:
     """One panel; `work` is the ScalarMappable from key blocks to colours."""
-    rgb = work.to_rgba(np.maximum(grid, 1))[..., :3]
-    rgb[grid < 0] = EMPTY if plan.scheduler == "Individual" else NOT_LAUNCHED
+    from matplotlib.colors import to_rgba_array
+    from matplotlib.ticker import MaxNLocator
+
+    rgb = work.to_rgba(np.maximum(grid, 1), bytes=True)
+    rgb[grid < 0] = to_rgba_array(EMPTY if plan.scheduler == "Individual" else NOT_LAUNCHED) * 255
     rows, columns = grid.shape
     # More cells than pixels are averaged.
-    ax.imshow(rgb, aspect="auto", interpolation="antialiased", extent=(0, columns, rows, 0))
+    ax.imshow(
+        rgb,
+        aspect="auto",
+        interpolation="antialiased",
+        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+    )
     if rows <= 64 and columns <= 128:
         for lines, draw in (range(1, rows), ax.axhline), (range(1, columns), ax.axvline):
             for at in lines:
-                draw(at, color="white", linewidth=0.6)
-    empty = max(0, plan.launched - plan.valid)
+                draw(at - 0.5, color="white", linewidth=0.6)
     ax.set_title(plan.scheduler, fontsize=11, fontweight="bold", loc="left")
-    ax.set_title(f"{plan.launched:,} work-groups, {empty:,} empty", fontsize=9, loc="right")
+    ax.set_title(
+        f"{plan.launched:,} work-groups, {plan.num_empty:,} empty", fontsize=9, loc="right"
+    )
     ax.set_xlabel("m_block")
+    for axis in ax.xaxis, ax.yaxis:
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.tick_params(length=0, labelsize=8)
     ax.spines[:].set_visible(False)

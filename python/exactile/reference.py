@@ -30,14 +30,14 @@ def reference(
     window: tuple[int, int] = (-1, -1),
     softmax_scale: float | None = None,
     rows: npt.ArrayLike | None = None,
-    compute_dtype: npt.DTypeLike = np.float64,
+    compute_dtype: str = "float64",
 ) -> tuple[Float64, Float64]:
     """Softmax attention of every row, or of chosen rows, of a packed batch.
 
     Parameters
     ----------
     q : ndarray, (total_q, num_heads_q, head_dim)
-        Any floating-point dtype, those of ml_dtypes included.
+        Any floating-point dtype, those of ml_dtypes included; uint16 is bfloat16 storage.
     k : ndarray, (total_k, num_heads_kv, head_dim)
         num_heads_q is a multiple of num_heads_kv.
     v : ndarray, (total_k, num_heads_kv, head_dim_v)
@@ -53,9 +53,9 @@ def reference(
         Factor of the scores; default: head_dim ** -0.5.
     rows : array_like of int, (n, 2), optional
         (sequence, row of that sequence) pairs to evaluate; default: all rows, in packed order.
-    compute_dtype : dtype
-        float64: the reference. A narrower dtype shows what that dtype alone costs: scores and sums
-        in float32, probabilities and out rounded to it.
+    compute_dtype : {"float64", "float32", "float16", "bfloat16"}
+        float64 is the reference. A narrower dtype shows what that dtype alone costs: scores and
+        sums in float32, probabilities and out rounded to it.
 
     Returns
     -------
@@ -92,9 +92,7 @@ def reference(
         hidden = ((left >= 0) & (offset < -left)) | ((right >= 0) & (offset > right))
         for head in range(q.shape[1]):
             qkv = q[tokens, head], k[keys, head // group], v[keys, head // group]
-            out[index, head], lse[head, index] = _attend(
-                *qkv, hidden, scale, np.dtype(compute_dtype)
-            )
+            out[index, head], lse[head, index] = _attend(*qkv, hidden, scale, compute_dtype)
     return out, lse
 
 
@@ -104,18 +102,38 @@ def _attend(
     v: npt.NDArray[Any],  # (keys, head_dim_v)
     hidden: npt.NDArray[np.bool_],  # (rows, keys)
     scale: float,
-    dtype: np.dtype[Any],
+    dtype: str,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """One head of some rows of one sequence: out (rows, head_dim_v), lse (rows,)."""
-    wide: Any = np.float64 if dtype == np.float64 else np.float32
-    scores = q.astype(wide) @ k.astype(wide).T * wide(scale)
+    wide = np.float64 if dtype == "float64" else np.float32
+    scores = widened(q, wide) @ widened(k, wide).T * scale
     scores[hidden] = -np.inf
     seen = ~hidden.all(axis=1)
     top = np.where(seen, scores.max(axis=1), 0)
     p = np.exp(scores - top[:, None])
     total = np.where(seen, p.sum(axis=1), 1)
-    out = (p.astype(dtype).astype(wide) @ v.astype(wide) / total[:, None]).astype(dtype)
-    return out.astype(np.float64), np.where(seen, top + np.log(total), -np.inf)
+    out = _rounded(_rounded(p / total[:, None], dtype) @ widened(v, wide), dtype)
+    return out, np.where(seen, top + np.log(total), -np.inf)
+
+
+def to_bfloat16(x: npt.ArrayLike) -> npt.NDArray[np.uint16]:
+    """Round finite values to bfloat16, ties to even; returns uint16 storage."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def widened(x: npt.NDArray[Any], dtype: type[np.floating[Any]] = np.float64) -> npt.NDArray[Any]:
+    """Return the values of `x` in `dtype`; uint16 is bfloat16 storage."""
+    if x.dtype == np.uint16:
+        x = (x.astype(np.uint32) << 16).view(np.float32)
+    return x.astype(dtype)
+
+
+def _rounded(x: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """`x` in its own dtype, its values rounded to `dtype`."""
+    if dtype == "bfloat16":
+        return widened(to_bfloat16(x), np.float32)
+    return x.astype(dtype).astype(x.dtype)
 
 
 def _chunks(pairs: Int64, seqlens_k: Int64) -> Iterator[tuple[int, Int64]]:

@@ -268,7 +268,7 @@ def lognormal(
 
 
 def constant(batch: int, *, seqlen_q: int = 1024, seqlen_k: int | None = None) -> Lengths:
-    """The same length for every sequence.
+    """Give every sequence the same length.
 
     Parameters
     ----------

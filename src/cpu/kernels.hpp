@@ -17,7 +17,7 @@ using WorkGroupFn = void (*)(const PrefillParams&, const void* schedule, int32_t
 struct KernelTable {
   const char* isa;
   WorkGroupFn work_group[kNumDtypes][kNumSchedulers];
-  int64_t (*scratch_bytes[kNumDtypes])(int head_dim, int head_dim_v);
+  int64_t (*scratch_bytes[kNumDtypes])(const PrefillParams&);
 };
 
 }  // namespace exactile::cpu

@@ -2,6 +2,7 @@
 #include "launch.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
@@ -9,6 +10,11 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 #include "kernels.hpp"
@@ -26,8 +32,24 @@ EXACTILE_CPU_ISAS
 
 namespace {
 
+#if defined(__x86_64__)
+/// The processor has AMX for bf16, and the kernel of the system lets this process use its state.
+bool has_amx_bf16() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 bool runs_here(std::string_view isa) {
 #if defined(__x86_64__)
+  if (isa == "amx_bf16") return runs_here("avx512_bf16") && has_amx_bf16();
   if (isa == "avx512_bf16") {
     return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
   }
@@ -63,13 +85,14 @@ const KernelTable& kernel_table() {
   return chosen;
 }
 
-/// Working memory of the calling thread, grown on need, freed with the thread.
-void* thread_buffer(int64_t bytes) {
+/// Working memory of the calling thread, grown on need, freed with the thread. `launch`: another
+/// number for each launch; the first call with it empties what the memory holds.
+void* thread_buffer(int64_t bytes, int64_t launch) {
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
   thread_local std::unique_ptr<void, Free> buffer;
-  thread_local int64_t size = 0;
+  thread_local int64_t size = 0, last_launch = 0;
   if (size < bytes) {
     constexpr int64_t kPage = 4096;
     const int64_t rounded = (bytes + kPage - 1) / kPage * kPage;
@@ -77,7 +100,20 @@ void* thread_buffer(int64_t bytes) {
     size = buffer ? rounded : 0;
     if (!buffer) throw std::bad_alloc();
   }
+  if (last_launch != launch) *static_cast<Staged*>(buffer.get()) = {};
+  last_launch = launch;
   return buffer.get();
+}
+
+/// Output that is far larger than a core's cache is written past it, where every row is made of whole
+/// cache lines: 1.1-1.3x on 512 sequences of 34.
+bool streams(const Plan& plan, const ArrayRef& out) {
+  constexpr int64_t kFarLarger = 8 << 20;
+  const int64_t bytes = dtype_bytes(plan.dtype);
+  const auto whole_lines = [&](int64_t size) { return size * bytes % 64 == 0; };
+  return int64_t{plan.total_q()} * plan.num_heads_q * plan.head_dim_v * bytes >= kFarLarger &&
+         reinterpret_cast<uintptr_t>(out.data) % 64 == 0 && whole_lines(plan.head_dim_v) &&
+         whole_lines(out.strides[0]) && whole_lines(out.strides[1]);
 }
 
 PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
@@ -96,8 +132,10 @@ PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
       .group = plan.group(),
       .pack_gqa = plan.pack_gqa,
       .tile_tokens = plan.tile_tokens,
+      .max_len_k = plan.max_len_k,
       .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
       .mask = plan.mask,
+      .stream_out = streams(plan, args.out),
   };
 }
 
@@ -128,9 +166,11 @@ void launch(const Plan& plan, const PrefillArgs& args) {
                                    ? static_cast<const void*>(&list)
                                    : &persistent;
   const WorkGroupFn work_group = kernels.work_group[dtype][static_cast<int>(plan.scheduler)];
-  const int64_t bytes = kernels.scratch_bytes[dtype](plan.head_dim, plan.head_dim_v);
+  const int64_t bytes = kernels.scratch_bytes[dtype](params);
+  static std::atomic<int64_t> launches{0};
+  const int64_t launch = ++launches;
   for_each_work_group(plan.workers, plan.launched, [&](int64_t index) {
-    work_group(params, schedule, static_cast<int32_t>(index), thread_buffer(bytes));
+    work_group(params, schedule, static_cast<int32_t>(index), thread_buffer(bytes, launch));
   });
 }
 

@@ -25,18 +25,33 @@ struct OperandOf<Product::kBf16Pair> {
   static constexpr int kPerScalar = 2;
 };
 
-template <class Traits>
+template <>
+struct OperandOf<Product::kBf16Tile> : OperandOf<Product::kBf16Pair> {};
+
+/// Operand whose scalars are broadcast: element (r, k) at data[r * row_stride + k * k_stride], strides
+/// in Scalars.
+template <class Scalar>
+struct BroadcastOf {
+  const Scalar* data;
+  int64_t row_stride;
+  int64_t k_stride;
+};
+
+template <class Traits, Product = Traits::kProduct>
 struct MicroKernel {
   using Operand = OperandOf<Traits::kProduct>;
   using Scalar = typename Operand::Scalar;
   using Vector = typename Operand::Vector;
   static constexpr int kPanel = Traits::kVectors * kLanes;
 
-  /// Broadcast operand: element (r, k) at data[r * row_stride + k * k_stride], strides in Scalars.
-  struct Broadcast {
-    const Scalar* data;
-    int64_t row_stride;
-    int64_t k_stride;
+  using Broadcast = BroadcastOf<Scalar>;
+  /// A block's keys are taken in multiples of this; the rest has probability 0.
+  static constexpr int kKeyStep = Operand::kPerScalar;
+
+  /// What a work-group has to set up and leave: nothing.
+  struct Session {
+    EXACTILE_INLINE Session() {}
+    EXACTILE_INLINE ~Session() {}
   };
 
   /// acc[r][v] += sum_k b(r, k) * a[k][v], a with a pitch of kPanel.
@@ -58,8 +73,8 @@ struct MicroKernel {
 
   /// s[key][P] for the keys [key, num_keys), kRows at a time; what is left goes to smaller steps.
   template <int kVecs, int kRows = Traits::kKeys>
-  EXACTILE_INLINE static void scores(const Broadcast& k, const Scalar* q, int k_steps, int key,
-                                     int num_keys, float* s) {
+  EXACTILE_INLINE static void scores(const Broadcast& k, const Scalar* q, int k_steps, int num_keys,
+                                     float* s, int key = 0) {
     for (; key + kRows <= num_keys; key += kRows) {
       Floats acc[kRows][kVecs] = {};
       multiply<kRows, kVecs>({k.data + key * k.row_stride, k.row_stride, k.k_stride}, q, k_steps,
@@ -70,15 +85,15 @@ struct MicroKernel {
         for (int v = 0; v < kVecs; ++v) store(s + (key + r) * kPanel + v * kLanes, acc[r][v]);
       }
     }
-    if constexpr (kRows > 1) scores<kVecs, kRows / 2>(k, q, k_steps, key, num_keys, s);
+    if constexpr (kRows > 1) scores<kVecs, kRows / 2>(k, q, k_steps, num_keys, s, key);
   }
 
   /// o[d][P] = alpha[P] * o[d][P] + sum_key v(d, key) * p[key][P] for d in [d, head_dim_v).
   /// `fresh`: o holds nothing yet.
   template <int kVecs, int kRows = Traits::kDims>
-  EXACTILE_INLINE static void values(const Broadcast& v, const Scalar* p, int k_steps, int d,
+  EXACTILE_INLINE static void values(const Broadcast& v, const Scalar* p, int k_steps,
                                      int head_dim_v, const Floats (&alpha)[kVecs], bool fresh,
-                                     float* o) {
+                                     float* o, int d = 0) {
     for (; d + kRows <= head_dim_v; d += kRows) {
       Floats acc[kRows][kVecs] = {};
       if (!fresh) {
@@ -99,7 +114,7 @@ struct MicroKernel {
       }
     }
     if constexpr (kRows > 1) {
-      values<kVecs, kRows / 2>(v, p, k_steps, d, head_dim_v, alpha, fresh, o);
+      values<kVecs, kRows / 2>(v, p, k_steps, head_dim_v, alpha, fresh, o, d);
     }
   }
 };

@@ -65,13 +65,14 @@ EXACTILE_INLINE Floats lane_max(Floats a, Floats b) {
 #endif
 }
 
-/// 2^x for x <= 0. Exactly 0 below 2^-126 (so for -inf), NaN for NaN whatever its payload.
+/// 2^x for x < 127. Exactly 0 below 2^-126.5 (so for -inf), NaN for NaN whatever its payload.
 /// The nearest integer comes out of an addition that leaves it, with the exponent's bias, in the low
 /// bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5, 4, 3.
 template <int kDegree>
-EXACTILE_INLINE Floats exp2_nonpositive(Floats x) {
+EXACTILE_INLINE Floats exp2(Floats x) {
   static_assert(3 <= kDegree && kDegree <= 5);
   constexpr float kMagic = 12582912.0f + 127;  // 1.5 * 2^23 + bias
+  x = lane_max(splat(-127.0f), x);          // 2^-127 comes out as 0: its biased exponent is 0
   const Floats biased = x + kMagic;
   const Floats f = x - (biased - kMagic);
   Floats p;
@@ -84,8 +85,7 @@ EXACTILE_INLINE Floats exp2_nonpositive(Floats x) {
     p = (0x1.5c08e4p-10f * f + 0x1.3d0c54p-7f) * f + 0x1.c6b6e4p-5f;
     p = ((p * f + 0x1.ebf918p-3f) * f + 0x1.62e428p-1f) * f + 1.0f;
   }
-  const Floats result = p * (Floats)((Words)biased << 23);
-  return x < splat(-126.0f) ? Floats{} : result;
+  return p * (Floats)((Words)biased << 23);
 }
 
 /// Transposes a kLanes x kLanes block of 32-bit values by log2(kLanes) perfect shuffles.
@@ -148,6 +148,26 @@ EXACTILE_INLINE void from_floats(Fp16* p, Floats x) {
   store(p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < kLanes; ++i) store(p + i, static_cast<_Float16>(x[i]));
+#endif
+}
+
+/// Copies 64 aligned bytes (less for narrower vectors), past the caches if kStream and they can be.
+template <bool kStream, class Element, int kSize>
+EXACTILE_INLINE void copy_line(Element* to, const Element (&line)[kSize]) {
+#if defined(__AVX512F__)
+  if constexpr (kStream) return _mm512_stream_si512((__m512i*)to, load<__m512i>(line));
+#elif defined(__AVX2__)
+  if constexpr (kStream && sizeof line == 64) {
+    _mm256_stream_si256((__m256i*)to, load<__m256i>(line));
+    return _mm256_stream_si256((__m256i*)to + 1, load<__m256i>((const __m256i*)line + 1));
+  }
+#endif
+  __builtin_memcpy(to, line, sizeof line);
+}
+/// Makes streamed stores visible to other threads before what follows.
+EXACTILE_INLINE void stream_fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
 #endif
 }
 

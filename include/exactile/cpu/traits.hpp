@@ -13,6 +13,7 @@ inline namespace EXACTILE_CPU_ISA {
 enum class Product {
   kFloat,     ///< fp32 fused multiply-add; 16-bit K and V are widened once per block
   kBf16Pair,  ///< vdpbf16ps: two bf16 products per 32-bit lane
+  kBf16Tile,  ///< AMX: 16 x 16 x 32 bf16 products per instruction
 };
 
 template <class Element>
@@ -42,7 +43,10 @@ template <>
 struct Traits<Bf16> : Traits<float> {
   using Element = Bf16;
   static constexpr int kExpDegree = 3;
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+  static constexpr Product kProduct = Product::kBf16Tile;
+  static constexpr int kVectors = 2;
+#elif defined(__AVX512BF16__)
   static constexpr Product kProduct = Product::kBf16Pair;
   static constexpr int kVectors = 2, kKeys = 8, kDims = 8;
 #endif

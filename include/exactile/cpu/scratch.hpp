@@ -1,0 +1,56 @@
+// exactile/cpu/scratch.hpp - the working memory of one worker.
+#pragma once
+
+#include <exactile/cpu/micro_kernel.hpp>
+#include <exactile/cpu/micro_kernel_amx.hpp>
+
+namespace exactile::cpu {
+inline namespace EXACTILE_CPU_ISA {
+
+/// Working memory of one worker, carved out of one 64-byte aligned buffer.
+template <class Traits>
+struct Scratch {
+  using Scalar = typename MicroKernel<Traits>::Scalar;
+  static constexpr int kPanel = MicroKernel<Traits>::kPanel;
+  static constexpr int kPanels = (kBlockM + kPanel - 1) / kPanel;
+  static constexpr int kRows = kPanels * kPanel;
+  /// Copies for tile registers cost a quarter of the time, so they are kept for a worker's next tiles
+  /// of the same sequence and head. Other copies are cheap: one block at a time.
+  static constexpr bool kKeepStaged = Traits::kProduct == Product::kBf16Tile;
+
+  Staged staged;        ///< what k and v hold
+  float row_max[kRows];  ///< reference of the softmax, a raw score; -inf before the first key
+  float row_sum[kRows];
+  int key_begin[kRows], key_end[kRows];  ///< keys visible to the row; both ascend with the row
+  float s[kBlockN * kPanel];
+  bool fresh[kPanels];  ///< o of the panel holds nothing yet
+  Scalar *q, *k, *v;    ///< k: (block, key, D), v: (block, key, Dv), as the micro-kernel wants a block
+  float* o;
+
+  /// Bytes of the whole buffer.
+  static int64_t bytes(const PrefillParams& params) {
+    const int64_t q_and_o = int64_t{kRows} * (params.head_dim / kPerScalar + params.head_dim_v);
+    const int64_t k_and_v = staged_size(params, params.head_dim + params.head_dim_v);
+    return (header_floats() + q_and_o + k_and_v) * 4;
+  }
+  static Scratch& place(void* buffer, const PrefillParams& params) {
+    auto& scratch = *static_cast<Scratch*>(buffer);
+    scratch.o = static_cast<float*>(buffer) + header_floats();
+    scratch.q = reinterpret_cast<Scalar*>(scratch.o + int64_t{kRows} * params.head_dim_v);
+    scratch.k = scratch.q + int64_t{kRows} * params.head_dim / kPerScalar;
+    scratch.v = scratch.k + staged_size(params, params.head_dim);
+    return scratch;
+  }
+
+ private:
+  static constexpr int kPerScalar = MicroKernel<Traits>::Operand::kPerScalar;
+
+  static constexpr int64_t header_floats() { return (sizeof(Scratch) + 63) / 64 * 16; }
+  static int64_t staged_size(const PrefillParams& params, int head_dim) {
+    const int64_t blocks = kKeepStaged ? ceil_div(params.max_len_k, kBlockN) : 1;
+    return blocks * kBlockN * head_dim / kPerScalar;
+  }
+};
+
+}  // namespace EXACTILE_CPU_ISA
+}  // namespace exactile::cpu

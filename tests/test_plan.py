@@ -1,0 +1,174 @@
+"""Plans: golden numbers, counts against brute force, inputs of every kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import exactile
+from exactile import _core
+
+# intel/sycl-tla pull request 516: 16 sequences, 32 query and 8 kv heads, head_dim 128, kBlockM 128.
+ZIPF = [672, 192, 32, 320, 32, 96, 32, 32, 8096, 32, 4032, 32, 32, 32, 160, 32]
+NORMAL_Q = [1376, 1568, 1888, 224, 992, 1312, 928, 1088]
+NORMAL_Q += [1056, 704, 768, 1344, 896, 832, 1024, 864]
+NORMAL_K = [1792, 672, 896, 640, 448, 800, 960, 224]
+NORMAL_K += [1696, 1344, 1088, 1280, 1248, 928, 1248, 352]
+NORMAL_QK = [1376, 1568, 1792, 672, 1888, 224, 896, 640]
+NORMAL_QK += [992, 1312, 448, 800, 928, 1088, 960, 224]
+GOLDEN = dict(num_heads_q=32, num_heads_kv=8, head_dim=128, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("lens_q", "lens_k", "padded", "valid", "pairs"),
+    [
+        (ZIPF, None, 32_768, 3_808, 82_437_120),
+        (NORMAL_Q, NORMAL_K, 7_680, 4_416, 16_748_544),
+        (NORMAL_QK, None, 7_680, 4_160, 19_404_800),
+    ],
+    ids=["zipf", "normal q and kv", "normal"],
+)
+@pytest.mark.parametrize("backend", exactile.BACKENDS)
+def test_golden_counts(lens_q, lens_k, padded, valid, pairs, backend):
+    def plan(scheduler):
+        lengths = dict(seqlens_q=lens_q, seqlens_k=lens_k or lens_q)
+        return exactile.plan(**lengths, **GOLDEN, scheduler=scheduler, backend=backend)
+
+    individual, valid_only = plan("Individual"), plan("ValidOnlyIndividual")
+    persistent = plan("ValidOnlyPersistent")
+    assert individual.launched == padded
+    assert individual.valid == valid_only.valid == valid_only.launched == valid
+    assert individual.num_empty == padded - valid
+    assert valid_only.num_empty == persistent.num_empty == 0
+    assert persistent.launched == min(persistent.valid, persistent.workers)
+    assert individual.pairs == pairs
+    assert individual.flops == 4 * 32 * 128 * pairs
+    assert individual.block_m == 128
+    assert not individual.pack_gqa
+    assert not valid_only.pack_gqa
+
+
+def test_golden_zipf_in_full():
+    valid_only = exactile.plan(seqlens_q=ZIPF, **GOLDEN, scheduler="ValidOnlyIndividual")
+    assert valid_only.num_records == len(valid_only.records) == 119
+    assert valid_only.flops == 1_350_649_774_080
+    assert exactile.plan(seqlens_q=ZIPF, **GOLDEN, causal=True).flops == 675_438_395_392
+    packed = exactile.plan(seqlens_q=ZIPF, **GOLDEN, pack_gqa=True)
+    assert packed.valid == 3_464
+    rows = 13_856 * 128 * 2
+    assert valid_only.bytes == rows * (32 + 8 + 8 + 32)
+
+
+def brute_force(len_q, len_k, window):
+    """(pairs, rows with a key, keys with a row) of one sequence."""
+    i = np.arange(len_q)[:, None] + len_k - len_q
+    j = np.arange(len_k)[None]
+    seen = np.ones((len_q, len_k), bool)
+    if window[0] >= 0:
+        seen &= j >= i - window[0]
+    if window[1] >= 0:
+        seen &= j <= i + window[1]
+    return seen.sum(), seen.any(1).sum(), seen.any(0).sum()
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=4),
+    window=st.tuples(st.integers(-1, 12), st.integers(-1, 12)),
+    causal=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_work_against_brute_force(lengths, window, causal):
+    lens_q, lens_k = ([pair[side] for pair in lengths] for side in (0, 1))
+    plan = exactile.plan(
+        seqlens_q=lens_q,
+        seqlens_k=lens_k,
+        num_heads_q=6,
+        num_heads_kv=2,
+        head_dim=192,
+        head_dim_v=128,
+        dtype="float16",
+        causal=causal,
+        window=window,
+    )
+    effective = (window[0], 0) if causal else window
+    assert plan.window == effective
+    counts = [brute_force(q, k, effective) for q, k in lengths]
+    pairs, rows, keys = (int(sum(c[i] for c in counts)) for i in range(3))
+    assert plan.pairs == pairs
+    assert plan.flops == 2 * 6 * (192 + 128) * pairs
+    written = sum(lens_q) * 6 * 128
+    assert plan.bytes == 2 * (rows * 6 * 192 + keys * 2 * (192 + 128) + written)
+
+
+@pytest.mark.parametrize("order", _core.ORDERS)
+def test_orders(order):
+    plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, causal=True, order=order, pack_gqa=False)
+    assert plan.order == order
+    q_begin, q_end, _, k_len = plan.records.T
+    last_key = k_len - q_end + np.minimum(q_begin + plan.block_m, q_end)
+    blocks = -(-last_key // plan.block_n)
+    natural = exactile.plan(seqlens_q=ZIPF, **GOLDEN, causal=True, order="natural", pack_gqa=False)
+    assert sorted(map(tuple, plan.records)) == sorted(map(tuple, natural.records))
+    if order == "natural":
+        assert (np.diff(q_begin) > 0).all()
+    else:
+        assert (np.diff(blocks) <= 0).all()
+
+
+def test_the_planner_chooses_what_it_says():
+    few_long = exactile.plan(seqlens_q=[4096], **GOLDEN)
+    assert (few_long.scheduler, few_long.order) == ("ValidOnlyPersistent", "head_major")
+    many_short = exactile.plan(seqlens_q=[34] * 512, **GOLDEN)
+    assert (many_short.scheduler, many_short.order) == ("ValidOnlyPersistent", "longest_first")
+    assert few_long.pack_gqa
+    one_head_each = GOLDEN | {"num_heads_kv": 32}
+    assert not exactile.plan(seqlens_q=[4096], **one_head_each).pack_gqa
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, np.int64, "torch", "uint8", "strided"])
+def test_lengths_of_every_kind(kind):
+    lengths = [3, 0, 7]
+    cu = np.array([0, 3, 3, 10])
+    if kind == "torch":
+        torch = pytest.importorskip("torch")
+        given_cu, given_lengths = torch.tensor(cu), torch.tensor(lengths)
+    elif kind == "strided":
+        given_cu, given_lengths = np.repeat(cu, 2)[::2], np.repeat(lengths, 2)[::2]
+    elif isinstance(kind, str):
+        given_cu, given_lengths = cu.astype(kind), np.array(lengths, kind)
+    elif kind is np.int64:
+        given_cu, given_lengths = cu.astype(np.int64), np.array(lengths, np.int64)
+    else:
+        given_cu, given_lengths = kind(cu.tolist()), kind(lengths)
+    for plan in (
+        exactile.plan(given_cu, **GOLDEN),
+        exactile.plan(seqlens_q=given_lengths, **GOLDEN),
+        exactile.plan(given_cu, seqlens_k=given_lengths, **GOLDEN),
+    ):
+        assert plan.seqlens.q.tolist() == plan.seqlens.k.tolist() == lengths
+
+
+def test_summary_and_repr():
+    plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, scheduler="Individual")
+    text = plan.summary()
+    for part in ("16 sequences", "32/8 heads", "Individual", "32,768", "3,808", "28,960"):
+        assert part in text
+    assert "32768 work-groups for 3808 tiles" in repr(plan)
+
+
+def test_a_plan_for_a_gpu_needs_none():
+    plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, backend="cuda", workers=132)
+    assert plan.launched == 132
+    x = np.zeros((13856, 32, 128), np.uint16)
+    with pytest.raises(ValueError, match="has no kernels for it"):
+        plan.run(x, x[:, :8], x[:, :8])
+
+
+def test_plan_time_grows_linearly_in_what_it_does():
+    """Not a timing: the number of records is what is written, and 2^20 tokens plan at all."""
+    lengths = np.full(8192, 128, np.int32)
+    plan = exactile.plan(seqlens_q=lengths, **GOLDEN, pack_gqa=False)
+    assert plan.num_records == 8192
+    assert plan.planning_us > 0
