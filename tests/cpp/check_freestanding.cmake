@@ -1,0 +1,20 @@
+# The headers that every kernel includes may include nothing but one another: cmake -D
+# include_dir=<...> -P. Reads the text, so branches that this compiler does not take are checked too.
+file(GLOB headers ${include_dir}/exactile/platform.hpp ${include_dir}/exactile/mask.hpp
+     ${include_dir}/exactile/scheduler/*.hpp)
+list(LENGTH headers count)
+if(count LESS 7)
+  message(FATAL_ERROR "expected at least 7 headers under ${include_dir}/exactile, got ${count}")
+endif()
+set(outside "")
+foreach(header IN LISTS headers)
+  file(STRINGS ${header} includes REGEX "^[ \t]*#[ \t]*(include|include_next|import)")
+  foreach(line IN LISTS includes)
+    if(NOT line MATCHES "^#include <exactile/[a-z0-9_/]+\\.hpp>$")
+      string(APPEND outside "\n  ${header}: ${line}")
+    endif()
+  endforeach()
+endforeach()
+if(outside)
+  message(FATAL_ERROR "expected only #include <exactile/...>, got:${outside}")
+endif()
