@@ -64,8 +64,9 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
           const std::string& backend, int workers) {
   // A window side beyond any sequence is no bound.
   const auto side = [](int64_t size) {
-    return size > std::numeric_limits<int32_t>::max() ? -1
-                                                      : static_cast<int32_t>(std::max<int64_t>(size, -2));
+    return size > std::numeric_limits<int32_t>::max()
+               ? -1
+               : static_cast<int32_t>(std::max<int64_t>(size, -2));
   };
   PlanRequest request{
       .cu_seqlens_q = span_of(cu_seqlens_q),
@@ -114,8 +115,8 @@ auto view(nb::handle owner, const void* data, Shape... shape) {
 nb::list support() {
   nb::list rows;
   for (const SupportRow& row : support_rows()) {
-    rows.append(nb::make_tuple(name_of(row.backend, kBackendNames),
-                               name_of(row.dtype, kDtypeNames), row.head_dim, row.head_dim_v));
+    rows.append(nb::make_tuple(name_of(row.backend, kBackendNames), name_of(row.dtype, kDtypeNames),
+                               row.head_dim, row.head_dim_v));
   }
   return rows;
 }
@@ -142,7 +143,8 @@ NB_MODULE(_core, m) {
       .def_ro("num_heads_kv", &Plan::num_heads_kv)
       .def_ro("head_dim", &Plan::head_dim)
       .def_ro("head_dim_v", &Plan::head_dim_v)
-      .def_prop_ro("window", [](const Plan& p) { return nb::make_tuple(p.mask.left, p.mask.right); })
+      .def_prop_ro("window",
+                   [](const Plan& p) { return nb::make_tuple(p.mask.left, p.mask.right); })
       .def_ro("pack_gqa", &Plan::pack_gqa)
       .def_ro("workers", &Plan::workers)
       .def_ro("block_m", &Plan::block_m)

@@ -22,7 +22,9 @@ struct BackendShape {
 constexpr BackendShape shape_of(Backend backend) {
   switch (backend) {
     case Backend::kCpu:
-      return {.block_m = cpu::kBlockM, .block_n = cpu::kBlockN, .row_step = 16,
+      return {.block_m = cpu::kBlockM,
+              .block_n = cpu::kBlockN,
+              .row_step = 16,
               .block_overhead_rows = 4};
     case Backend::kCuda:
     case Backend::kSycl:
@@ -72,8 +74,9 @@ void check_request(const PlanRequest& r) {
   if (!is_supported(r.backend, r.dtype, r.head_dim, r.head_dim_v)) {
     fail("expected (head_dim, head_dim_v) of the " +
          std::string(name_of(r.backend, kBackendNames)) + " backend for " +
-         name_of(r.dtype, kDtypeNames) + " to be one of " + supported_head_dims(r.backend, r.dtype) +
-         ", got (" + std::to_string(r.head_dim) + ", " + std::to_string(r.head_dim_v) + ")");
+         name_of(r.dtype, kDtypeNames) + " to be one of " +
+         supported_head_dims(r.backend, r.dtype) + ", got (" + std::to_string(r.head_dim) + ", " +
+         std::to_string(r.head_dim_v) + ")");
   }
   const int64_t group = r.num_heads_q / r.num_heads_kv;
   if (r.pack_gqa.value_or(false) && group > shape_of(r.backend).block_m) {
@@ -113,10 +116,10 @@ bool choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKi
   return modelled_cost(r, shape, group) < modelled_cost(r, shape, 1);
 }
 
-/// Longest first balances the workers. Head-major, longest first within a head, keeps a head's K and V
-/// in use for tile after tile: worth up to 2x on the CPU in bfloat16, whose kernels keep copies of
-/// them, where most of the work is in sequences of many tiles; it costs 1.3x on short sequences, whose
-/// heads lie side by side in memory (512 x 34 tokens).
+/// Longest first balances the workers. Head-major, longest first within a head, keeps a head's K
+/// and V in use for tile after tile: worth up to 2x on the CPU in bfloat16, whose kernels keep
+/// copies of them, where most of the work is in sequences of many tiles; it costs 1.3x on short
+/// sequences, whose heads lie side by side in memory (512 x 34 tokens).
 ListOrder choose_order(const PlanRequest& r, SchedulerKind scheduler, double mean_m_blocks) {
   constexpr double kManyTiles = 8;
   if (r.order) return *r.order;
@@ -126,8 +129,8 @@ ListOrder choose_order(const PlanRequest& r, SchedulerKind scheduler, double mea
                                                      : ListOrder::kLongestFirst;
 }
 
-/// FLOPs and bytes from the pairs and rows that exist; each needed row is read once, each output row
-/// written once. Returns the m_blocks of a sequence, averaged over the visible pairs.
+/// FLOPs and bytes from the pairs and rows that exist; each needed row is read once, each output
+/// row written once. Returns the m_blocks of a sequence, averaged over the visible pairs.
 double count_work(const PlanRequest& r, Plan& plan) {
   const auto& cu_q = r.cu_seqlens_q;
   const auto& cu_k = r.cu_seqlens_k;
@@ -211,7 +214,8 @@ Plan make_plan(const PlanRequest& r) {
   plan.valid = plan.num_records * plan.tile_heads;
   plan.launched = plan.valid;
   if (scheduler == SchedulerKind::kIndividual) {
-    plan.launched = int64_t{plan.max_m_blocks} * plan.tile_heads;  // < 2^62; times batch may pass 2^63
+    plan.launched =
+        int64_t{plan.max_m_blocks} * plan.tile_heads;  // < 2^62; times batch may pass 2^63
     if (plan.launched < (int64_t{1} << 31)) plan.launched *= plan.batch();
   } else if (scheduler == SchedulerKind::kValidOnlyPersistent) {
     plan.launched = min<int64_t>(plan.valid, plan.workers);

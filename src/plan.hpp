@@ -42,18 +42,19 @@ struct Plan {
   int workers;
 
   int32_t block_m, block_n;
-  int32_t tile_tokens;   ///< tokens in a full tile
-  int32_t tile_heads;    ///< heads that WorkTile::head counts: query heads, or kv heads when packed
+  int32_t tile_tokens;  ///< tokens in a full tile
+  int32_t tile_heads;   ///< heads that WorkTile::head counts: query heads, or kv heads when packed
   int32_t max_m_blocks = 0;  ///< of the longest sequence
   int32_t max_len_k = 0;
-  int64_t num_records = 0;   ///< m_blocks that exist, over all sequences
-  int64_t valid = 0;         ///< tiles with work (a row of queries): num_records * tile_heads
-  int64_t launched = 0;      ///< work-groups
-  int64_t pairs = 0;         ///< visible (query, key) pairs of one head
+  int64_t num_records = 0;  ///< m_blocks that exist, over all sequences
+  int64_t valid = 0;        ///< tiles with work (a row of queries): num_records * tile_heads
+  int64_t launched = 0;     ///< work-groups
+  int64_t pairs = 0;        ///< visible (query, key) pairs of one head
   int64_t flops = 0;
   int64_t bytes = 0;
   double planning_us = 0;
-  std::unique_ptr<TileRecord[]> records = nullptr;  ///< (num_records,) in `order`; null for Individual
+  std::unique_ptr<TileRecord[]> records =
+      nullptr;  ///< (num_records,) in `order`; null for Individual
 
   int32_t batch() const { return static_cast<int32_t>(cu_seqlens_q.size()) - 1; }
   int32_t group() const { return num_heads_q / num_heads_kv; }

@@ -26,11 +26,11 @@ struct ArrayRef {
 };
 
 struct PrefillArgs {
-  ArrayRef q;             ///< (total_q, num_heads_q, head_dim)
-  ArrayRef k;             ///< (total_k, num_heads_kv, head_dim)
-  ArrayRef v;             ///< (total_k, num_heads_kv, head_dim_v)
-  ArrayRef out;           ///< (total_q, num_heads_q, head_dim_v)
-  float* lse = nullptr;   ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
+  ArrayRef q;            ///< (total_q, num_heads_q, head_dim)
+  ArrayRef k;            ///< (total_k, num_heads_kv, head_dim)
+  ArrayRef v;            ///< (total_k, num_heads_kv, head_dim_v)
+  ArrayRef out;          ///< (total_q, num_heads_q, head_dim_v)
+  float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
   double softmax_scale;
 };
 

@@ -1,4 +1,5 @@
-// src/types.hpp - words shared by the host code: element types, schedulers, backends, and their names.
+// src/types.hpp - words shared by the host code: element types, schedulers, backends, and their
+// names.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,11 @@ inline constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16"};
 inline constexpr int kNumDtypes = std::size(kDtypeNames);
 constexpr int dtype_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
 
-enum class SchedulerKind : unsigned char { kIndividual, kValidOnlyIndividual, kValidOnlyPersistent };
+enum class SchedulerKind : unsigned char {
+  kIndividual,
+  kValidOnlyIndividual,
+  kValidOnlyPersistent
+};
 inline constexpr const char* kSchedulerNames[] = {"Individual", "ValidOnlyIndividual",
                                                   "ValidOnlyPersistent"};
 inline constexpr int kNumSchedulers = std::size(kSchedulerNames);

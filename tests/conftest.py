@@ -56,7 +56,7 @@ class Batch:
     def check(self, out, lse):
         """Within twice the error that the dtype itself makes in numpy, plus a floor.
 
-        The floors were measured over the batches of these tests: 3e-6 is four times the largest fp32
+        The floors were measured over these tests' batches: 3e-6 is four times the largest fp32
         error; half an ulp of 16-bit output at 1, since both may round a borderline value their way.
         """
         dtype = self.q.dtype.name

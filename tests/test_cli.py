@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import exactile
 import numpy as np
 import pytest
+
+import exactile
 from exactile import bench, cli
 
 GOLDEN = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_batch
 
 import exactile
+from conftest import make_batch
 
 PLAN = dict(num_heads_q=4, num_heads_kv=2, head_dim=64, dtype="float32")
 
@@ -103,7 +103,7 @@ BAD_ARRAYS = {
         "contiguous, got a stride of 2",
     ),
     "list": (mutate("q", lambda x: x.tolist()), TypeError, "q to be a numpy array"),
-    "too many tokens": (mutate("cu_q", lambda x: x + [0, 1]), ValueError, r"\(21, 4, 64\)"),
+    "too many tokens": (mutate("cu_q", lambda x: x + np.arange(2)), ValueError, r"\(21, 4, 64\)"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What must not change a bit: the schedule, the threads, the rest of the batch, memory around it."""
+"""What must not change a bit: schedule, threads, the rest of the batch, memory around it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import DTYPES, assert_same_bits, make_batch
 
 import exactile
+from conftest import DTYPES, assert_same_bits, make_batch
 
 LENS_Q = [300, 0, 31, 1, 129, 64]
 LENS_K = [300, 9, 90, 1, 100, 0]
@@ -26,9 +26,7 @@ def test_schedule(dtype, mask):
     ):
         orders = (None,) if scheduler == "Individual" else (None, "natural", "head_major")
         for order in orders:
-            again = batch.run(
-                scheduler=scheduler, pack_gqa=pack_gqa, order=order, workers=workers
-            )
+            again = batch.run(scheduler=scheduler, pack_gqa=pack_gqa, order=order, workers=workers)
             for got, want in zip(again, first, strict=True):
                 assert_same_bits(got, want)
 

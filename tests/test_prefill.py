@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import DTYPES, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exactile
+from conftest import DTYPES, make_batch
 from exactile import _core
 
 SUPPORT = [row[1:] for row in _core.support() if row[0] == "cpu"]
@@ -94,9 +94,7 @@ def test_softmax_scale():
     batch = make_batch([40])
     scaled = make_batch([40])
     scaled.q *= 3
-    out = exactile.varlen_prefill(
-        batch.q, batch.k, batch.v, batch.cu_q, softmax_scale=3 * 64**-0.5
-    )
+    out = exactile.varlen_prefill(batch.q, batch.k, batch.v, batch.cu_q, softmax_scale=3 * 64**-0.5)
     np.testing.assert_allclose(out, scaled.run()[0], rtol=0, atol=1e-5)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from exactile.reference import reference, to_bfloat16
 
 WINDOWS = [(-1, -1), (0, 0), (3, -1), (-1, 2), (2, 1)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from exactile import workloads
 from exactile.workloads import DISTRIBUTIONS, constant, lognormal, normal, trace, uniform, zipf
 

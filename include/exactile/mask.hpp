@@ -56,7 +56,8 @@ EXACTILE_HOST_DEVICE constexpr int64_t visible_pairs(Mask mask, int32_t len_q, i
     return ramp + (len_q - ramp_end) * len_k;
   };
   const int64_t position = int64_t{len_k} - len_q;
-  const int64_t ends = mask.right < 0 ? int64_t{len_q} * len_k : sum_clamped(position + mask.right + 1);
+  const int64_t ends =
+      mask.right < 0 ? int64_t{len_q} * len_k : sum_clamped(position + mask.right + 1);
   const int64_t begins = mask.left < 0 ? 0 : sum_clamped(position - mask.left);
   return ends - begins;
 }

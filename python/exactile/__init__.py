@@ -1,7 +1,8 @@
 """exactile: attention for varlen prefill that launches exactly the tiles that exist.
 
 `varlen_prefill` computes in one call; `plan` does the part that depends on the lengths alone, for
-`Plan.run` to reuse over the layers of a model. `workloads` draws lengths, ``exactile bench`` measures.
+`Plan.run` to reuse over the layers of a model. `workloads` draws lengths, ``exactile bench``
+measures.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 import exactile
+from exactile._arrays import aligned_empty
+from exactile.peers import TorchSdpa
 from exactile.plan import Plan
 from exactile.reference import reference, to_bfloat16, widened
 from exactile.workloads import Lengths
@@ -53,6 +55,22 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class PeerResult:
+    """Another library on the same data, timed in turns with ours."""
+
+    name: str
+    version: str
+    median_ms: float
+    tflops: float
+    ratio: float
+    """Our rate to the peer's."""
+    matmul_tflops: float
+    """Rate of the peer's own 2048^3 matrix product, in the same process."""
+    max_difference: float
+    """Largest |out - peer's out|."""
+
+
+@dataclass(frozen=True)
 class Result:
     """One measured case. Times in milliseconds; spread is (max - min) / median."""
 
@@ -69,6 +87,7 @@ class Result:
     tflops: float
     gbps: float
     verification: Verification | None
+    peer: PeerResult | None = None
 
     def to_json(self) -> str:
         """One line of JSON; a number that is not finite becomes null."""
@@ -196,6 +215,7 @@ def measure(
     warmup: int,
     verified: bool,
     command: str,
+    peer: bool = False,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Result:
     """Verify, warm up, and time `plan.run` on the given data.
@@ -212,6 +232,8 @@ def measure(
         Compare sampled rows with the reference first.
     command : str
         Recorded in the result.
+    peer : bool
+        Also time PyTorch, in turns with ours.
     progress : callable
         Told what comes next, before every run.
 
@@ -219,18 +241,20 @@ def measure(
     -------
     Result
     """
-    out = np.empty((*data.q.shape[:2], data.v.shape[2]), data.q.dtype)
+    out = aligned_empty((*data.q.shape[:2], data.v.shape[2]), data.q.dtype)
+    other = TorchSdpa(plan, *data) if peer else None
     verification = None
     if verified:
         progress(f"{plan.scheduler}: verify")
         _, lse = plan.run(*data, out=out, return_lse=True)
         verification = verify(plan, data, out, lse)
-    times_ms = []
+    times_ms: list[float] = []
+    peer_times_ms: list[float] = []
     for i in range(min(0, verified - warmup), iterations):  # below 0: warming up
         progress(f"{plan.scheduler}: " + (f"run {i + 1} of {iterations}" if i >= 0 else "warm up"))
-        start_ns = time.perf_counter_ns()
-        plan.run(*data, out=out)
-        times_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+        times_ms.append(_milliseconds(lambda: plan.run(*data, out=out)))
+        if other:
+            peer_times_ms.append(_milliseconds(other))
     times_ms = times_ms[-iterations:]
     median_ms = statistics.median(times_ms)
     return Result(
@@ -247,6 +271,30 @@ def measure(
         tflops=plan.flops / median_ms / 1e9,
         gbps=plan.bytes / median_ms / 1e6,
         verification=verification,
+        peer=_peer_result(plan, other, out, median_ms, peer_times_ms[-iterations:])
+        if other
+        else None,
+    )
+
+
+def _milliseconds(run: Callable[[], Any]) -> float:
+    start_ns = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start_ns) / 1e6
+
+
+def _peer_result(
+    plan: Plan, peer: TorchSdpa, out: npt.NDArray[Any], our_ms: float, times_ms: list[float]
+) -> PeerResult:
+    theirs, median_ms = peer().float().numpy(), statistics.median(times_ms)
+    return PeerResult(
+        name=peer.name,
+        version=peer.version,
+        median_ms=median_ms,
+        tflops=plan.flops / median_ms / 1e9,
+        ratio=median_ms / our_ms,
+        matmul_tflops=peer.matmul_tflops(plan.dtype),
+        max_difference=float(np.abs(widened(out) - theirs).max(initial=0)),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import exactile
 from exactile import workloads
+from exactile._arrays import as_int32
 from exactile.bench import Result, device_name, measure, plan_fields, random_data
 from exactile.plan import Plan
 from exactile.workloads import Lengths
@@ -110,6 +112,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("varlen_dist", None, f"with --varlen: {names} (default: normal)", metavar="NAME")
     add("kv_equals_q", 1, "0: normal draws kv lengths too", type=int, choices=(0, 1))
     add_int("seed", workloads.SEED, "seed of lengths and data")
+    add("seqlens", None, "the lengths themselves, separated by commas", metavar="N,N,...")
     add("trace", None, "read the lengths from a CSV file instead", metavar="FILE")
     add("trace_column", "context_tokens", "its column", metavar="NAME")
     parser.add_argument("--is_causal", action="store_true", help="causal, bottom-right aligned")
@@ -120,6 +123,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("scheduler", "Individual", schedulers, metavar="NAME")
     parser.add_argument(
         "--compare", action="store_true", help="run all schedulers on the same data"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="also time PyTorch per sequence, in turns"
     )
     add("pack_gqa", "auto", "the heads of a kv head share a tile", choices=("auto", "0", "1"))
     add("backend", None, "where to run (default: cpu)", metavar="NAME")
@@ -143,8 +149,15 @@ def _chosen_schedulers(args: argparse.Namespace) -> list[str]:
 def _lengths(args: argparse.Namespace) -> Lengths:
     batch, q = args.batch, args.seq_len_qo
     k = q if args.seq_len_kv is None else args.seq_len_kv
-    if args.varlen_dist and (args.trace or not args.varlen):
-        raise ValueError("--varlen_dist: expected --varlen beside it, and no --trace")
+    if args.varlen_dist and (args.trace or args.seqlens or not args.varlen):
+        raise ValueError("--varlen_dist: expected --varlen beside it, no --trace and no --seqlens")
+    if args.seqlens:
+        if args.trace or args.varlen:
+            raise ValueError("--seqlens: expected no --trace and no --varlen beside it")
+        if not re.fullmatch(r"\d+(,\d+)*", args.seqlens):
+            raise ValueError(f"--seqlens: expected lengths as in 5,0,700, got {args.seqlens!r}")
+        lengths = as_int32([int(length) for length in args.seqlens.split(",")], "--seqlens")
+        return Lengths(lengths, lengths)
     if not (args.varlen or args.trace):
         return workloads.constant(batch, seqlen_q=q, seqlen_k=k)
     name = args.varlen_dist or "normal"
@@ -221,6 +234,7 @@ def _bench(args: argparse.Namespace) -> int:
                     warmup=args.warmup,
                     verified=bool(args.verify),
                     command=args.command_line,
+                    peer=args.peers,
                     progress=progress,
                 )
                 results.append(result)
@@ -311,12 +325,23 @@ def _result_table(results: Sequence[Result]) -> Iterable[str]:
         row += [f"{verified.max_error:.1e}"] if verified else ["not verified"]
         row += [f"{verified.of_tolerance:.0%}" if verified else ""]
         rows.append(row)
+        if peer := r.peer:
+            row = [f"{peer.name} {peer.version}", "", "", "", f"{peer.median_ms:,.3f}", ""]
+            rows.append([*row, f"{peer.tflops:.3f}", "", f"{peer.max_difference:.1e}", ""])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, failed in zip(rows, (False, *map(_failed, results)), strict=True):
+    failed_names = {r.plan["scheduler"] for r in results if _failed(r)}
+    for row in rows:
         cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
         line = "  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip()
-        yield line + "  FAILED" * failed
+        yield line + "  FAILED" * (row[0] in failed_names)
     yield f"\nspread: (max - min) / median of {results[0].iterations} runs"
+    for r in results:
+        if peer := r.peer:
+            yield (
+                f"{r.plan['scheduler']}: {peer.ratio:.2f}x {peer.name}, and "
+                f"{r.tflops / peer.matmul_tflops:.0%} of the {peer.matmul_tflops:.3f} TFLOP/s of "
+                f"its matrix product; max error of {peer.name}: its difference from ours"
+            )
     if results[0].verification:
         yield "errors: out and lse of sampled rows of every kind of sequence, against float64"
 

@@ -15,7 +15,6 @@ from exactile._arrays import (
     check_input,
     check_output,
     cumulated,
-    dtype_name,
     empty_like,
     give_back,
     storage,
@@ -159,7 +158,8 @@ class Plan:
         dims = f"head_dim {self.head_dim}"
         if self.head_dim_v != self.head_dim:
             dims = f"head_dims {self.head_dim}, {self.head_dim_v}"
-        packing = f", {self.num_heads_q // self.num_heads_kv} heads a tile" if self.pack_gqa else ""
+        group = self.num_heads_q // self.num_heads_kv
+        packing = f", {group} heads a tile" if self.pack_gqa else ""
         lines = [
             f"batch       {self.batch} sequences, {heads}, {dims}, {self.dtype}",
             f"lengths     {_shorten(lengths.q)}" + ("" if same else " (queries)"),
@@ -168,8 +168,8 @@ class Plan:
             f"scheduler   {self.scheduler}"
             + ("" if self.scheduler == "Individual" else f", {self.order}")
             + f", tiles of {self.block_m} x {self.block_n}{packing}, {self.backend}",
-            f"work-groups {self.launched:,} launched, {self.launched - self.num_empty:,} with work, "
-            f"{self.num_empty:,} empty",
+            f"work-groups {self.launched:,} launched, {self.launched - self.num_empty:,} with "
+            f"work, {self.num_empty:,} empty",
             f"tiles       {self.valid:,} ({self.num_records:,} m_blocks x {self.tile_heads} heads)",
             f"work        {self.flops:,} FLOPs, {self.bytes:,} bytes",
         ]
@@ -224,8 +224,8 @@ class Plan:
 
         Notes
         -----
-        Deterministic: the same call gives the same bits, whatever the scheduler, the threads and the
-        rest of the batch. The GIL is released.
+        Deterministic: the same call gives the same bits, whatever the scheduler, the threads and
+        the rest of the batch. The GIL is released.
         """
         for x, name in ((q, "q"), (k, "k"), (v, "v")):
             check_input(x, name)

@@ -1,7 +1,8 @@
 // src/cpu/kernels.cpp - compiled once per instruction set (EXACTILE_CPU_ISA, and its flags).
 //
 // No header of the standard library with code in it, and nothing but kernel_table() is exported: a
-// weak symbol compiled for a new processor could be chosen for all (.ci/check_isa_symbols.py looks).
+// weak symbol compiled for a new processor could be chosen for all (.ci/check_isa_symbols.py
+// looks).
 #include "kernels.hpp"
 
 #include <exactile/cpu/kernel.hpp>
@@ -19,8 +20,8 @@ static void work_group(const PrefillParams& params, const void* schedule, int32_
       params, *static_cast<const typename Scheduler::Params*>(schedule), index, buffer);
 }
 
-#define EXACTILE_ROW(Element)                                                      \
-  {work_group<Element, Individual>, work_group<Element, ValidOnlyIndividual>,      \
+#define EXACTILE_ROW(Element)                                                 \
+  {work_group<Element, Individual>, work_group<Element, ValidOnlyIndividual>, \
    work_group<Element, ValidOnlyPersistent>}
 
 /// Rows in the order of Dtype, columns in the order of SchedulerKind.

@@ -1,4 +1,5 @@
-// src/cpu/launch.cpp - a checked plan and its arrays -> Params, threads, the instruction set's kernel.
+// src/cpu/launch.cpp - a checked plan and its arrays -> Params, threads, the instruction set's
+// kernel.
 #include "launch.hpp"
 
 #include <algorithm>
@@ -23,8 +24,8 @@
 namespace exactile::cpu {
 
 // One table per instruction set that CMake built kernels.cpp for, best first.
-#define EXACTILE_ISA(name) \
-  namespace name {         \
+#define EXACTILE_ISA(name)               \
+  namespace name {                       \
   extern const KernelTable kKernelTable; \
   }
 EXACTILE_CPU_ISAS
@@ -38,7 +39,7 @@ bool has_amx_bf16() {
 #if defined(__linux__)
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  if (!(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
+  if (!(d >> 22 & 1) || !(d >> 24 & 1)) return false;         // AMX-BF16, AMX-TILE
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
@@ -105,8 +106,8 @@ void* thread_buffer(int64_t bytes, int64_t launch) {
   return buffer.get();
 }
 
-/// Output that is far larger than a core's cache is written past it, where every row is made of whole
-/// cache lines: 1.1-1.3x on 512 sequences of 34.
+/// Output that is far larger than a core's cache is written past it, where every row is made of
+/// whole cache lines: 1.1-1.3x on 512 sequences of 34.
 bool streams(const Plan& plan, const ArrayRef& out) {
   constexpr int64_t kFarLarger = 8 << 20;
   const int64_t bytes = dtype_bytes(plan.dtype);

@@ -47,7 +47,8 @@ class ThreadPool {
 
  private:
   void take_work_groups() {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*work_group_)(i);
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;)
+      (*work_group_)(i);
   }
 
   void serve(int id) {
@@ -77,8 +78,8 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> next_{0};
 };
 
-/// The pool of this process. Threads do not survive a fork, so a child gets a new pool; the parent's
-/// is left as it is, its locks may be held.
+/// The pool of this process. Threads do not survive a fork, so a child gets a new pool; the
+/// parent's is left as it is, its locks may be held.
 ThreadPool& pool() {
   static std::mutex mutex;
   static std::unique_ptr<ThreadPool> current;

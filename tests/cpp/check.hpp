@@ -9,10 +9,9 @@ namespace exactile::test {
 
 inline long num_checks = 0, num_failures = 0;
 
-inline void check(bool passed, const char* where, const std::string& context) {
-  ++num_checks;
-  if (passed || ++num_failures > 20) return;  // the first few say enough
-  std::fprintf(stderr, "failed: %s\n  with %s\n", where, context.c_str());
+inline void fail(const char* condition, const char* file, int line, const std::string& context) {
+  if (++num_failures > 20) return;  // the first few say enough
+  std::fprintf(stderr, "%s:%d: failed: %s\n  with %s\n", file, line, condition, context.c_str());
 }
 
 /// Exit status of a test: non-zero when a check failed, or when none was made.
@@ -23,14 +22,13 @@ inline int report() {
 
 }  // namespace exactile::test
 
-#define EXACTILE_STRING_(line) #line
-#define EXACTILE_STRING(line) EXACTILE_STRING_(line)
-
-/// Checks a condition. `context` is what to print with a failure: `"len_q " << len_q`.
-#define EXACTILE_CHECK(condition, context)                                                   \
-  do {                                                                                       \
-    const bool passed_ = (condition);                                                        \
-    ::exactile::test::check(passed_, __FILE__ ":" EXACTILE_STRING(__LINE__) ": " #condition, \
-                            passed_ ? std::string()                                          \
-                                    : (std::ostringstream() << context).str()); /* NOLINT */ \
+/// Checks a condition. `context` is what to stream out with a failure: `"len_q " << len_q`.
+#define EXACTILE_CHECK(condition, context)                                     \
+  do {                                                                         \
+    ++::exactile::test::num_checks;                                            \
+    if (!(condition)) {                                                        \
+      std::ostringstream context_;                                             \
+      context_ << context; /* NOLINT: an expression with << cannot be in () */ \
+      ::exactile::test::fail(#condition, __FILE__, __LINE__, context_.str());  \
+    }                                                                          \
   } while (false)

@@ -42,7 +42,7 @@ class Tally {
   constexpr Tally(const Shape& shape, const CuSeqlens& cu) : shape_(shape), cu_(cu) {
     for (int32_t b = 0; b < shape.batch; ++b) {
       first_record_[b] = num_records_;
-      for (int32_t token = 0; token < shape.len_q[b]; token += shape.tile_tokens) ++num_records_;
+      for (int64_t token = 0; token < shape.len_q[b]; token += shape.tile_tokens) ++num_records_;
     }
   }
 
@@ -148,8 +148,9 @@ constexpr const char* valid_only_error(const Shape& shape, ListOrder order, int3
                          .num_heads = shape.num_heads,
                          .head_major = order == ListOrder::kHeadMajor};
   const int32_t launched = ValidOnlyIndividual::num_work_groups(list, 1);
-  const char* error = launched == tally.num_tiles() ? walk<ValidOnlyIndividual>(list, launched, tally)
-                                                    : "launched is not the number of tiles";
+  const char* error = launched == tally.num_tiles()
+                          ? walk<ValidOnlyIndividual>(list, launched, tally)
+                          : "launched is not the number of tiles";
   for (int32_t workers = 1; workers <= max_workers && !error; ++workers) {
     int32_t counter = 0;
     Tally tally_persistent(shape, cu);

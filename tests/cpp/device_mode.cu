@@ -6,12 +6,13 @@
 
 namespace exactile::test {
 
-/// Adds up the tokens of every head. One thread per work-group: the persistent policy takes an index
-/// each time that it is constructed or advanced.
+/// Adds up the tokens of every head. One thread per work-group: the persistent policy takes an
+/// index each time that it is constructed or advanced.
 template <TileScheduler Scheduler>
 __global__ void count_tokens(typename Scheduler::Params schedule, int32_t tile_tokens,
                              int32_t* tokens_of_head) {
-  for (Scheduler walk(schedule, static_cast<int32_t>(blockIdx.x)); walk.is_valid(); walk.advance()) {
+  for (Scheduler walk(schedule, static_cast<int32_t>(blockIdx.x)); walk.is_valid();
+       walk.advance()) {
     const WorkTile tile = walk.tile();
     atomicAdd(tokens_of_head + tile.head, tile.num_tokens(tile_tokens));
   }

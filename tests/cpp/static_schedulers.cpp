@@ -16,18 +16,42 @@ constexpr Mask kWindow{.left = 2, .right = 1};
 static_assert(covers({}));
 static_assert(covers({.batch = 1, .len_q = {0}, .len_k = {5}}));
 static_assert(covers({.batch = 1, .len_q = {1}, .len_k = {0}, .tile_tokens = 4}));
-static_assert(covers({.batch = 2, .len_q = {3, 4}, .len_k = {4, 3}, .num_heads = 2,
-                      .tile_tokens = 4, .block_n = 2, .mask = kCausal}));
-static_assert(covers({.batch = 3, .len_q = {5, 0, 12}, .len_k = {5, 7, 12}, .num_heads = 3,
-                      .tile_tokens = 4, .block_n = 2, .mask = kCausal}));
-static_assert(covers({.batch = 3, .len_q = {7, 1, 3}, .len_k = {9, 0, 1}, .num_heads = 2,
-                      .tile_tokens = 2, .block_n = 3, .mask = kWindow}));
+static_assert(covers({.batch = 2,
+                      .len_q = {3, 4},
+                      .len_k = {4, 3},
+                      .num_heads = 2,
+                      .tile_tokens = 4,
+                      .block_n = 2,
+                      .mask = kCausal}));
+static_assert(covers({.batch = 3,
+                      .len_q = {5, 0, 12},
+                      .len_k = {5, 7, 12},
+                      .num_heads = 3,
+                      .tile_tokens = 4,
+                      .block_n = 2,
+                      .mask = kCausal}));
+static_assert(covers({.batch = 3,
+                      .len_q = {7, 1, 3},
+                      .len_k = {9, 0, 1},
+                      .num_heads = 2,
+                      .tile_tokens = 2,
+                      .block_n = 3,
+                      .mask = kWindow}));
 
-// The largest lengths there are, one tile each.
-static_assert(covers({.batch = 1, .len_q = {2147483647}, .len_k = {2147483647}, .num_heads = 2,
-                      .tile_tokens = 2147483647, .block_n = 32768, .mask = kCausal}));
-static_assert(covers({.batch = 2, .len_q = {2147483646, 1}, .len_k = {1, 2147483646},
-                      .tile_tokens = 1073741824, .block_n = 1073741824, .mask = kWindow}));
+// The largest lengths there are, a tile or two each.
+static_assert(covers({.batch = 1,
+                      .len_q = {2147483647},
+                      .len_k = {2147483647},
+                      .num_heads = 2,
+                      .tile_tokens = 2147483647,
+                      .block_n = 32768,
+                      .mask = kCausal}));
+static_assert(covers({.batch = 2,
+                      .len_q = {2147483646, 1},
+                      .len_k = {1, 2147483646},
+                      .tile_tokens = 1073741824,
+                      .block_n = 1073741824,
+                      .mask = kWindow}));
 
 // The walk finds what it is there to find: a tile that is seen twice, one that is not seen.
 constexpr bool finds_faults() {

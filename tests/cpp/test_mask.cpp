@@ -39,12 +39,14 @@ void check_range(KeyRange keys, int32_t len_k, Expected expected, const std::str
 
 void check_rows(Mask mask, int32_t len_q, int32_t len_k, int32_t first_row, int32_t last_row) {
   const int32_t first = len_q - first_row, last = len_q - last_row;
-  const auto context = (std::ostringstream() << mask << ", len_q " << len_q << ", len_k " << len_k
-                                             << ", rows " << first_row << " to " << last_row)
-                           .str();
+  std::ostringstream rows_text;
+  rows_text << mask << ", len_q " << len_q << ", len_k " << len_k << ", rows " << first_row
+            << " to " << last_row;
+  const std::string context = rows_text.str();
   const auto count = [&](int32_t key) {
     int32_t rows = 0;
-    for (int32_t row = first_row; row <= last_row; ++row) rows += sees(mask, row, key, len_q, len_k);
+    for (int32_t row = first_row; row <= last_row; ++row)
+      rows += sees(mask, row, key, len_q, len_k);
     return rows;
   };
   const auto any = [&](int32_t key) { return count(key) > 0; };
@@ -80,7 +82,9 @@ void check_small() {
 }
 
 /// 1 + 2 + ... + n.
-constexpr int64_t triangle(int64_t n) { return n <= 0 ? 0 : n % 2 ? (n + 1) / 2 * n : n / 2 * (n + 1); }
+constexpr int64_t triangle(int64_t n) {
+  return n <= 0 ? 0 : n % 2 ? (n + 1) / 2 * n : n / 2 * (n + 1);
+}
 
 /// Pairs of n queries and n keys: all, less the corner beyond either side of the window.
 constexpr int64_t square_pairs(Mask mask, int64_t n) {
@@ -102,7 +106,8 @@ constexpr bool exact_at_the_limit() {
       if (visible_pairs(mask, 1, kInt32Max) != keys) return false;
       const int64_t rows = right < 0 ? kInt32Max : std::min<int64_t>(kInt32Max, int64_t{right} + 1);
       if (visible_pairs(mask, kInt32Max, 1) != rows) return false;
-      if (visible_pairs(mask, 0, kInt32Max) != 0 || visible_pairs(mask, kInt32Max, 0) != 0) return false;
+      if (visible_pairs(mask, 0, kInt32Max) != 0 || visible_pairs(mask, kInt32Max, 0) != 0)
+        return false;
     }
   }
   return true;

@@ -39,8 +39,8 @@ std::vector<int32_t> edge_lengths(int32_t tile) {
   return lengths;
 }
 
-/// Every batch of `shape.batch` lengths; the number of keys runs through the lengths differently, so
-/// that it is less than, equal to and more than the number of queries, and 0.
+/// Every batch of `shape.batch` lengths; the number of keys runs through the lengths differently,
+/// so that it is less than, equal to and more than the number of queries, and 0.
 void check_all_lengths(Shape shape) {
   const std::vector<int32_t> lengths = edge_lengths(shape.tile_tokens);
   const auto n = static_cast<int32_t>(lengths.size());

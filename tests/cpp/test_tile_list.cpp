@@ -26,10 +26,13 @@ struct Batch {
   Mask mask;
   std::vector<int32_t> cu_q = {0}, cu_k = {0};
 
-  Batch(std::vector<int32_t> lengths_q, std::vector<int32_t> lengths_k, int32_t tokens, int32_t keys,
-        Mask window)
-      : len_q(std::move(lengths_q)), len_k(std::move(lengths_k)), tile_tokens(tokens),
-        block_n(keys), mask(window) {
+  Batch(std::vector<int32_t> lengths_q, std::vector<int32_t> lengths_k, int32_t tokens,
+        int32_t keys, Mask window)
+      : len_q(std::move(lengths_q)),
+        len_k(std::move(lengths_k)),
+        tile_tokens(tokens),
+        block_n(keys),
+        mask(window) {
     for (const int32_t length : len_q) cu_q.push_back(cu_q.back() + length);
     for (const int32_t length : len_k) cu_k.push_back(cu_k.back() + length);
   }
@@ -95,7 +98,8 @@ std::vector<TileRecord> written(const Batch& batch, ListOrder order) {
   } else {
     const auto size = static_cast<std::size_t>(sort_scratch_size(static_cast<int64_t>(n)));
     std::vector<int32_t> scratch(size + 1, kPoisonScratch);
-    write_tiles_longest_first(batch.spec(), static_cast<int64_t>(n), records.data(), scratch.data());
+    write_tiles_longest_first(batch.spec(), static_cast<int64_t>(n), records.data(),
+                              scratch.data());
     EXACTILE_CHECK(scratch.back() == kPoisonScratch, batch);
   }
   EXACTILE_CHECK(records.back() == kPoison, batch);
@@ -110,8 +114,8 @@ void check_lists(const Batch& batch, Cost cost) {
   std::vector<TileRecord> expected = expected_natural(batch);
   EXACTILE_CHECK(written(batch, ListOrder::kNatural) == expected, "natural, " << batch);
   for (const TileRecord& tile : expected) {
-    EXACTILE_CHECK(num_n_blocks(batch.spec(), tile) == cost(tile), "row " << tile.q_begin << ", "
-                                                                           << batch);
+    EXACTILE_CHECK(num_n_blocks(batch.spec(), tile) == cost(tile),
+                   "row " << tile.q_begin << ", " << batch);
   }
   std::stable_sort(expected.begin(), expected.end(), [&](const TileRecord& a, const TileRecord& b) {
     return std::min(cost(a), kMaxCost) > std::min(cost(b), kMaxCost);
@@ -122,8 +126,12 @@ void check_lists(const Batch& batch, Cost cost) {
 void check_small() {
   const std::vector<std::vector<int32_t>> lengths = {
       {}, {0}, {1}, {9}, {0, 0}, {7, 12}, {12, 7}, {3, 0, 11}, {1, 16, 1}, {5, 5, 5}, {2, 30, 8}};
-  const Mask masks[] = {{}, {.left = -1, .right = 0}, {.left = 3, .right = 0},
-                        {.left = 0, .right = -1}, {.left = 2, .right = 4}, {.left = 0, .right = 0}};
+  const Mask masks[] = {{},
+                        {.left = -1, .right = 0},
+                        {.left = 3, .right = 0},
+                        {.left = 0, .right = -1},
+                        {.left = 2, .right = 4},
+                        {.left = 0, .right = 0}};
   for (const auto& len_q : lengths) {
     for (const auto& len_k : lengths) {
       if (len_q.size() != len_k.size()) continue;
@@ -142,8 +150,8 @@ void check_small() {
 /// Costs about and beyond kMaxCost, up to all keys that cu_seqlens can count.
 void check_clamp() {
   const int32_t rest = kInt32Max - (kMaxCost - 1) - kMaxCost - (kMaxCost + 1) - 100000 - 3;
-  const Batch full({1, 1, 2, 1, 1, 1},
-                   {3, kMaxCost - 1, kMaxCost + 1, kMaxCost, rest, 100000}, 1, 1, {});
+  const Batch full({1, 1, 2, 1, 1, 1}, {3, kMaxCost - 1, kMaxCost + 1, kMaxCost, rest, 100000}, 1,
+                   1, {});
   check_lists(full, [](const TileRecord& tile) { return tile.k_len; });
   const Batch coarse({1, 5, 1}, {0, kInt32Max - 1, 1}, 2, 32768, {});
   check_lists(coarse, [](const TileRecord& tile) { return tile.k_len / 32768 + (tile.k_len > 0); });
@@ -170,10 +178,9 @@ void check_heads() {
   }
 }
 
-/// The number of tiles is 64-bit: more sequences of 1 token than 31 bits count would not fit into
-/// memory here, so all sequences share one cu_seqlens step through the largest length.
+/// The longest list there is: a record for every token that cu_seqlens can count.
 void check_count() {
-  const Batch batch({kInt32Max}, {0}, 1, 1, {});
+  const Batch batch({kInt32Max - 1, 0, 1}, {0, 0, 0}, 1, 1, {});
   EXACTILE_CHECK(count_tiles(batch.spec()) == kInt32Max, count_tiles(batch.spec()));
 }
 

@@ -9,8 +9,8 @@
 namespace exactile::cpu {
 inline namespace EXACTILE_CPU_ISA {
 
-/// One work-group. `buffer`: Scratch<Traits>::bytes(), 64-byte aligned, of this thread alone; it begins
-/// with a Staged that was empty at the thread's first work-group of this launch.
+/// One work-group. `buffer`: Scratch<Traits>::bytes(), 64-byte aligned, of this thread alone; it
+/// begins with a Staged that was empty at the thread's first work-group of this launch.
 template <class Traits, TileScheduler Scheduler>
 void prefill_kernel(const PrefillParams& params, const typename Scheduler::Params& schedule,
                     int32_t work_group, void* buffer) {

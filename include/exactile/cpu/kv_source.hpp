@@ -1,7 +1,8 @@
 // exactile/cpu/kv_source.hpp - where the keys and values of a block come from.
 //
-// fp32 is read where it lies in the packed tensors. 16-bit K and V are brought into the micro-kernel's
-// layout first: widened to fp32, or V's keys interleaved in pairs, or copied for tile registers.
+// fp32 is read where it lies in the packed tensors. 16-bit K and V are brought into the
+// micro-kernel's layout first: widened to fp32, or V's keys interleaved in pairs, or copied for
+// tile registers.
 #pragma once
 
 #include <exactile/cpu/scratch.hpp>
@@ -73,8 +74,8 @@ class KvSource {
       widen_rows(k, stride, n1 - n0, params_.head_dim, to);
       return {to, pitch, 1};
     } else if constexpr (kPerScalar == 2) {
-      // A pair (d, d + 1) is a 32-bit word where it lies; an odd token stride has to be copied. Tiles
-      // are copied always: whole ones are read, and rows a power of 2 apart share cache sets.
+      // A pair (d, d + 1) is a 32-bit word where it lies; an odd token stride has to be copied.
+      // Tiles are copied always: whole ones are read, and rows a power of 2 apart share cache sets.
       if (!kTiles && stride % 2 == 0) {
         return {reinterpret_cast<const Scalar*>(k), stride / 2, 1};
       }

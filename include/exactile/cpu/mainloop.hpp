@@ -1,11 +1,12 @@
 // exactile/cpu/mainloop.hpp - one query tile against its keys: QK^T, mask, online softmax, PV.
 //
-// Lanes are query rows. Letters: P panel rows (fastest), D head_dim, Dv head_dim_v, N keys of a block.
+// Lanes are query rows. Letters: P panel rows (fastest), D head_dim, Dv head_dim_v, N keys of a
+// block.
 //   q    (panel, D, P)   operand, Q transposed once per tile
 //   o    (panel, Dv, P)  fp32, not yet divided by the row sum
 //   s    (N, P)          fp32 scores, then probabilities (operand)
-// Key blocks start at multiples of kBlockN from the sequence's first key whatever the tile, and every
-// row is computed alone in its lane: so a row's result does not depend on the tile it is in
+// Key blocks start at multiples of kBlockN from the sequence's first key whatever the tile, and
+// every row is computed alone in its lane: so a row's result does not depend on the tile it is in
 // (arXiv:2205.14135 Alg. 1 for the recurrence).
 #pragma once
 
@@ -24,8 +25,8 @@ class Mainloop {
   static constexpr int kKeyStep = Kernel::kKeyStep;
 
  public:
-  /// Accumulates the tile's rows over the keys that they see. q, key_begin and key_end are filled, up
-  /// to the end of the last panel. `next.step()` is called now and then.
+  /// Accumulates the tile's rows over the keys that they see. q, key_begin and key_end are filled,
+  /// up to the end of the last panel. `next.step()` is called now and then.
   static void run(const PrefillParams& params, const KvSource<Traits>& source, int rows,
                   Scratch<Traits>& scratch, Prefetch<Traits>& next) {
     const int panels = (rows + kPanel - 1) / kPanel;
@@ -61,8 +62,8 @@ class Mainloop {
   /// Keys [n0, n1) against one panel of kVecs vectors of rows.
   template <int kVecs>
   __attribute__((noinline)) static void attend(const PrefillParams& params, KvBlock<Traits> block,
-                                               int n0, int n1, int panel,
-                                               Scratch<Traits>& scratch, Prefetch<Traits>& next) {
+                                               int n0, int n1, int panel, Scratch<Traits>& scratch,
+                                               Prefetch<Traits>& next) {
     const int row = panel * kPanel;
     const int* const key_begin = scratch.key_begin + row;
     const int* const key_end = scratch.key_end + row;
@@ -121,10 +122,10 @@ class Mainloop {
     return lane_max(lane_max(a, b), lane_max(c, d));
   }
 
-  /// Turns raw scores into probabilities relative to the row's reference; alpha is what the sums so far
-  /// have to be multiplied with. The reference follows the maximum only when that has grown by more
-  /// than a factor of 2^8, so that alpha is mostly 1 and no probability exceeds 2^8. -inf - -inf never
-  /// happens: a row without a key has offset 0.
+  /// Turns raw scores into probabilities relative to the row's reference; alpha is what the sums so
+  /// far have to be multiplied with. The reference follows the maximum only when that has grown by
+  /// more than a factor of 2^8, so that alpha is mostly 1 and no probability exceeds 2^8. -inf -
+  /// -inf never happens: a row without a key has offset 0.
   template <int kVecs>
   EXACTILE_INLINE static void softmax(float scale, int num_keys, float* row_max, float* row_sum,
                                       float* s, Floats (&alpha)[kVecs]) {
@@ -152,8 +153,7 @@ class Mainloop {
         if constexpr (kPerScalar == 2) {
           const Floats odd = n + 1 < num_keys ? probability(n + 1, v) : Floats{};
           sum[v] += even + odd;
-          store(reinterpret_cast<unsigned*>(s) + n / 2 * kPanel + v * kLanes,
-                pair_bf16(even, odd));
+          store(reinterpret_cast<unsigned*>(s) + n / 2 * kPanel + v * kLanes, pair_bf16(even, odd));
         } else {
           sum[v] += even;
           store(s + n * kPanel + v * kLanes, even);

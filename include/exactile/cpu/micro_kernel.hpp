@@ -28,8 +28,8 @@ struct OperandOf<Product::kBf16Pair> {
 template <>
 struct OperandOf<Product::kBf16Tile> : OperandOf<Product::kBf16Pair> {};
 
-/// Operand whose scalars are broadcast: element (r, k) at data[r * row_stride + k * k_stride], strides
-/// in Scalars.
+/// Operand whose scalars are broadcast: element (r, k) at data[r * row_stride + k * k_stride],
+/// strides in Scalars.
 template <class Scalar>
 struct BroadcastOf {
   const Scalar* data;

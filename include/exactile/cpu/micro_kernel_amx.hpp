@@ -1,7 +1,7 @@
 // exactile/cpu/micro_kernel_amx.hpp - the two matrix products on Intel's tile registers (AMX).
 //
-// One instruction multiplies A (16 x 32 bf16) with B (16 pairs x 16 columns) into C (16 x 16 fp32). With
-// lanes as query rows all three lie in memory as the vector kernels have them, except V:
+// One instruction multiplies A (16 x 32 bf16) with B (16 pairs x 16 columns) into C (16 x 16 fp32).
+// With lanes as query rows all three lie in memory as the vector kernels have them, except V:
 //   scores: A = K[key][d], B = Q[d pair][P],  C = S[key][P]
 //   values: A = V[d][key], B = S[key pair][P], C = O[d][P]
 // C is 2 x 2 tiles (registers 0-3), A is 4 and 5, B is 6 and 7: one load for each multiplication.

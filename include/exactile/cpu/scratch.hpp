@@ -14,17 +14,18 @@ struct Scratch {
   static constexpr int kPanel = MicroKernel<Traits>::kPanel;
   static constexpr int kPanels = (kBlockM + kPanel - 1) / kPanel;
   static constexpr int kRows = kPanels * kPanel;
-  /// Copies for tile registers cost a quarter of the time, so they are kept for a worker's next tiles
-  /// of the same sequence and head. Other copies are cheap: one block at a time.
+  /// Copies for tile registers cost a quarter of the time, so they are kept for a worker's next
+  /// tiles of the same sequence and head. Other copies are cheap: one block at a time.
   static constexpr bool kKeepStaged = Traits::kProduct == Product::kBf16Tile;
 
-  Staged staged;        ///< what k and v hold
+  Staged staged;         ///< what k and v hold
   float row_max[kRows];  ///< reference of the softmax, a raw score; -inf before the first key
   float row_sum[kRows];
   int key_begin[kRows], key_end[kRows];  ///< keys visible to the row; both ascend with the row
   float s[kBlockN * kPanel];
   bool fresh[kPanels];  ///< o of the panel holds nothing yet
-  Scalar *q, *k, *v;    ///< k: (block, key, D), v: (block, key, Dv), as the micro-kernel wants a block
+  Scalar *q, *k,
+      *v;  ///< k: (block, key, D), v: (block, key, Dv), as the micro-kernel wants a block
   float* o;
 
   /// Bytes of the whole buffer.

@@ -1,8 +1,8 @@
 // exactile/cpu/simd.hpp - vectors of fp32 lanes on GCC/clang vector extensions.
 //
-// One source for every instruction set: a translation unit defines EXACTILE_CPU_ISA (the name of its
-// inline namespace) and is compiled with that set's flags. Lanes are query rows everywhere in this
-// room, so there is no horizontal operation in here.
+// One source for every instruction set: a translation unit defines EXACTILE_CPU_ISA (the name of
+// its inline namespace) and is compiled with that set's flags. Lanes are query rows everywhere in
+// this room, so there is no horizontal operation in here.
 #pragma once
 
 #include <exactile/platform.hpp>
@@ -66,13 +66,14 @@ EXACTILE_INLINE Floats lane_max(Floats a, Floats b) {
 }
 
 /// 2^x for x < 127. Exactly 0 below 2^-126.5 (so for -inf), NaN for NaN whatever its payload.
-/// The nearest integer comes out of an addition that leaves it, with the exponent's bias, in the low
-/// bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5, 4, 3.
+/// The nearest integer comes out of an addition that leaves it, with the exponent's bias, in the
+/// low bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5,
+/// 4, 3.
 template <int kDegree>
 EXACTILE_INLINE Floats exp2(Floats x) {
   static_assert(3 <= kDegree && kDegree <= 5);
   constexpr float kMagic = 12582912.0f + 127;  // 1.5 * 2^23 + bias
-  x = lane_max(splat(-127.0f), x);          // 2^-127 comes out as 0: its biased exponent is 0
+  x = lane_max(splat(-127.0f), x);             // 2^-127 comes out as 0: its biased exponent is 0
   const Floats biased = x + kMagic;
   const Floats f = x - (biased - kMagic);
   Floats p;
@@ -102,8 +103,8 @@ EXACTILE_INLINE void transpose(V (&r)[kLanes]) {
 #pragma GCC unroll 8
     for (int i = 0; i < kLanes / 2; ++i) {
 #if defined(__AVX512F__)
-      interleave<V, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>(
-          r[i], r[i + kLanes / 2], t[2 * i], t[2 * i + 1]);
+      interleave<V, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>(r[i], r[i + kLanes / 2],
+                                                                          t[2 * i], t[2 * i + 1]);
 #elif defined(__AVX2__)
       interleave<V, 0, 1, 2, 3, 4, 5, 6, 7>(r[i], r[i + kLanes / 2], t[2 * i], t[2 * i + 1]);
 #else
@@ -172,8 +173,8 @@ EXACTILE_INLINE void stream_fence() {
 }
 
 /// Two fp32 to a 32-bit lane of two bf16, `even` in the low half: the operand layout of bf16 dot
-/// products. Rounds to nearest, ties away. A NaN stays one unless its 16 low bits carry over, and those
-/// are 0 in a NaN that came from bf16.
+/// products. Rounds to nearest, ties away. A NaN stays one unless its 16 low bits carry over, and
+/// those are 0 in a NaN that came from bf16.
 EXACTILE_INLINE Words pair_bf16(Floats even, Floats odd) {
   return (((Words)even + 0x8000u) >> 16) | (((Words)odd + 0x8000u) & 0xffff0000u);
 }

@@ -24,8 +24,8 @@ struct Traits<float> {
   using Element = float;
   static constexpr Product kProduct = Product::kFloat;
   static constexpr int kExpDegree = 5;
-  // 32 registers: 24 accumulators; 16 registers: 12. Tried on AVX-512 (4,096 tokens, two cores): 8x2
-  // 290, 12x2 298, 4x4 296, 6x4 307 GFLOP/s, 2026-11.
+  // 32 registers: 24 accumulators; 16 registers: 12. Tried on AVX-512 (4,096 tokens, two cores):
+  // 8x2 290, 12x2 298, 4x4 296, 6x4 307 GFLOP/s, 2026-11.
 #if defined(__AVX512F__)
   static constexpr int kVectors = 4, kKeys = 6, kDims = 6;
 #else

@@ -20,9 +20,7 @@ class ValidOnlyPersistent {
                                                                 int32_t workers) {
     return min(params.list.num_tiles(), workers);
   }
-  EXACTILE_HOST_DEVICE constexpr bool is_valid() const {
-    return index_ < params_.list.num_tiles();
-  }
+  EXACTILE_HOST_DEVICE constexpr bool is_valid() const { return index_ < params_.list.num_tiles(); }
   EXACTILE_HOST_DEVICE constexpr WorkTile tile() const { return params_.list.tile(index_); }
   EXACTILE_HOST_DEVICE constexpr void advance() { index_ = fetch_add(params_.counter, 1); }
 
