@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import exactile
-from test_cpp import cmake_build, run
+from test_cpp import configure, run
 
 SOURCE = Path(__file__).parent / "consumer"
 GROUP_ROWS = [5, 0, 37, 1, 8, 0, 3]  # main.cpp
@@ -25,7 +25,8 @@ WORK_GROUPS = {
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     build = tmp_path_factory.mktemp("consumer")
-    cmake_build(SOURCE, build, f"-Dexactile_DIR={exactile.cmake_dir()}")
+    configure(SOURCE, build, f"-Dexactile_DIR={exactile.cmake_dir()}")
+    run("cmake", "--build", build)
     return run(build / "grouped_gemm")
 
 
@@ -40,5 +41,4 @@ def test_policy(output: str, policy: str) -> None:
 
 def test_found_by_prefix(tmp_path: Path) -> None:
     """What the ``cmake.prefix`` entry point gives to a build run by scikit-build-core."""
-    prefix = Path(exactile.cmake_dir()).parent
-    run("cmake", "-S", SOURCE, "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
+    configure(SOURCE, tmp_path, f"-DCMAKE_PREFIX_PATH={Path(exactile.cmake_dir()).parent}")

@@ -31,15 +31,15 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def cmake_build(source: Path, build: Path, *options: str, target: str = "all") -> None:
-    """Configure and build a CMake project, or skip where the tools for it are missing."""
+def configure(source: Path, build: Path, *options: str) -> None:
+    """Configure a CMake project, or skip where the tools for it are missing."""
     for tool in ("cmake", "ninja"):
         if shutil.which(tool, path=PATH) is None:
             pytest.skip(f"{tool} is not installed: pip install exactile[test]")
     run("cmake", "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *options)
-    run("cmake", "--build", build, "--target", target)
 
 
 def test_cpp(tmp_path: Path) -> None:
-    cmake_build(ROOT, tmp_path, "-DEXACTILE_BUILD_TESTS=ON", target="cpp_tests")
-    print(run("ctest", "--test-dir", tmp_path, "--output-on-failure", "--no-tests=error"))
+    configure(ROOT, tmp_path, "-DEXACTILE_BUILD_TESTS=ON")
+    run("cmake", "--build", tmp_path, "--target", "cpp_tests")
+    print(run("ctest", "--test-dir", tmp_path, "--verbose", "--no-tests=error"))

@@ -52,8 +52,7 @@ EXACTILE_HOST_DEVICE constexpr int64_t visible_pairs(Mask mask, int32_t len_q, i
     const int64_t ramp_end = min(max(len_k - first, int64_t{0}), int64_t{len_q});
     const int64_t n = ramp_end - ramp_begin;
     const int64_t twice_mean = 2 * first + ramp_begin + ramp_end - 1;
-    const int64_t ramp = n % 2 == 0 ? n / 2 * twice_mean : twice_mean / 2 * n;
-    return ramp + (len_q - ramp_end) * len_k;
+    return n * twice_mean / 2 + (len_q - ramp_end) * len_k;
   };
   const int64_t position = int64_t{len_k} - len_q;
   const int64_t ends =

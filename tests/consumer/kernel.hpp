@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <exactile/scheduler/concepts.hpp>
 
 inline constexpr int kBlockM = 4;  // rows of C in a tile
@@ -24,13 +25,13 @@ inline void gemm_tile(const GemmParams& params, const exactile::WorkTile& tile) 
   const int row_end = tile.rows.q_begin + tile.num_tokens(kBlockM);
   const int column_begin = tile.head * kBlockN;
   const int column_end = std::min(column_begin + kBlockN, params.columns);
-  const float* const b = params.b + int64_t{tile.rows.k_begin} * params.depth * params.columns;
+  const float* const b = params.b + std::int64_t{tile.rows.k_begin} * params.depth * params.columns;
   for (int row = tile.rows.q_begin; row < row_end; ++row) {
-    const float* const a_row = params.a + int64_t{row} * params.depth;
-    float* const c_row = params.c + int64_t{row} * params.columns;
+    const float* const a_row = params.a + std::int64_t{row} * params.depth;
+    float* const c_row = params.c + std::int64_t{row} * params.columns;
     for (int k = 0; k < params.depth; ++k) {
       for (int column = column_begin; column < column_end; ++column) {
-        c_row[column] += a_row[k] * b[int64_t{k} * params.columns + column];
+        c_row[column] += a_row[k] * b[std::int64_t{k} * params.columns + column];
       }
     }
   }

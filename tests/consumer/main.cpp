@@ -1,4 +1,5 @@
 // main.cpp - lengths to list to launch to check, once for every policy.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <exactile/scheduler/individual.hpp>

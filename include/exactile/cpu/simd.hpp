@@ -41,6 +41,12 @@ struct Bf16 {
   unsigned short bits;
 };
 
+#if defined(__aarch64__)
+using NativeHalf = __fp16;  // gcc 12 has no _Float16 there in C++
+#else
+using NativeHalf = _Float16;
+#endif
+
 template <class V>
 EXACTILE_INLINE V load(const void* p) {
   V v;
@@ -129,7 +135,7 @@ EXACTILE_INLINE Floats to_floats(const Fp16* p) {
   return (Floats)_mm256_cvtph_ps((__m128i)load<Halves>(p));
 #else
   Floats v;
-  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(load<_Float16>(p + i));
+  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(load<NativeHalf>(p + i));
   return v;
 #endif
 }
@@ -148,7 +154,7 @@ EXACTILE_INLINE void from_floats(Fp16* p, Floats x) {
 #elif defined(__AVX2__)
   store(p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
 #else
-  for (int i = 0; i < kLanes; ++i) store(p + i, static_cast<_Float16>(x[i]));
+  for (int i = 0; i < kLanes; ++i) store(p + i, static_cast<NativeHalf>(x[i]));
 #endif
 }
 

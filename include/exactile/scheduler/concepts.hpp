@@ -47,7 +47,7 @@ EXACTILE_HOST_DEVICE constexpr int32_t num_m_blocks(int32_t len_q, int32_t tile_
 ///   4. It reads memory only through pointers in its own fields, and writes none.
 ///   5. It knows no hardware: not who asks, nor in which sequence.
 template <class Order>
-concept TileOrder = requires(const Order order, int32_t index) {
+concept TileOrder = __is_trivially_copyable(Order) && requires(const Order order, int32_t index) {
   { order.num_tiles() } -> SameAs<int32_t>;
   { order.tile(index) } -> SameAs<WorkTile>;
 };
@@ -60,8 +60,11 @@ concept TileOrder = requires(const Order order, int32_t index) {
 ///   4. While `is_valid()`, `tile()` has work, and `advance()` steps on. All work-groups together
 ///      see every tile with work exactly once.
 ///   5. Which work-group computes a tile, and when, never changes the tile's result.
+/// Where a work-group is many threads, one of them walks and hands each tile to the others: a walk may
+/// take its next index from a counter.
 template <class Scheduler>
 concept TileScheduler =
+    __is_trivially_copyable(typename Scheduler::Params) &&
     requires(Scheduler walk, const Scheduler at, const typename Scheduler::Params params,
              int32_t work_group, int32_t workers) {
       Scheduler(params, work_group);

@@ -45,7 +45,7 @@ struct TileListSpec {
   Mask mask;
 };
 
-/// Number of records of the list. 64-bit: may pass what a launch can take.
+/// Number of records of the list. Times the heads it may pass what a launch can take.
 EXACTILE_HOST_DEVICE constexpr int64_t count_tiles(const TileListSpec& spec) {
   int64_t tiles = 0;
   for (int32_t b = 0; b < spec.batch; ++b) {
