@@ -2,8 +2,8 @@
 
     python .ci/check_isa_symbols.py BUILD_DIR
 
-A weak symbol (an inline function, a template) that is not in the namespace of its instruction set could
-be chosen by the linker for code that runs on older processors.
+A weak symbol (an inline function, a template) that is not in the namespace of its instruction set
+could be chosen by the linker for code that runs on older processors.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def strangers(kernels: Path) -> list[str]:
 
 
 def main(build_dir: str) -> int:
+    """Print what was found; 1 if anything was."""
     objects = sorted(Path(build_dir).rglob("kernels_*.dir/**/kernels.cpp.o"))
     found = [symbol for kernels in objects for symbol in strangers(kernels)]
     print(f"{len(objects)} instruction sets, {len(found)} strange symbols", *found, sep="\n")

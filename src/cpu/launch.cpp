@@ -159,6 +159,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
       .num_records = static_cast<int32_t>(plan.num_records),
       .num_heads = plan.tile_heads,
       .head_major = plan.order == ListOrder::kHeadMajor,
+      .planned = nullptr,
   };
   alignas(64) int32_t counter = 0;
   const ValidOnlyPersistent::Params persistent{.list = list, .counter = &counter};

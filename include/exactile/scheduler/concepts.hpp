@@ -60,8 +60,8 @@ concept TileOrder = __is_trivially_copyable(Order) && requires(const Order order
 ///   4. While `is_valid()`, `tile()` has work, and `advance()` steps on. All work-groups together
 ///      see every tile with work exactly once.
 ///   5. Which work-group computes a tile, and when, never changes the tile's result.
-/// Where a work-group is many threads, one of them walks and hands each tile to the others: a walk may
-/// take its next index from a counter.
+/// Where a work-group is many threads, one of them walks and hands each tile to the others: a walk
+/// may take its next index from a counter.
 template <class Scheduler>
 concept TileScheduler =
     __is_trivially_copyable(typename Scheduler::Params) &&

@@ -18,7 +18,7 @@ class ValidOnlyPersistent {
 
   EXACTILE_HOST_DEVICE static constexpr int32_t num_work_groups(const Params& params,
                                                                 int32_t workers) {
-    return min(params.list.num_tiles(), workers);
+    return min(params.list.max_tiles(), workers);
   }
   EXACTILE_HOST_DEVICE constexpr bool is_valid() const { return index_ < params_.list.num_tiles(); }
   EXACTILE_HOST_DEVICE constexpr WorkTile tile() const { return params_.list.tile(index_); }

@@ -19,14 +19,20 @@ enum class ListOrder : unsigned char {
 /// Order of a compact list. `tile(i)` costs one 16-byte load.
 struct CompactList {
   const TileRecord* records;  ///< (num_records,)
-  int32_t num_records;
+  int32_t num_records;        ///< or their upper bound, if `planned` is given
   int32_t num_heads;
-  bool head_major;  ///< heads outermost (ListOrder::kHeadMajor) or innermost
+  bool head_major;                   ///< heads outermost (kHeadMajor) or innermost
+  const int32_t* planned = nullptr;  ///< written by a planner on the device: number of records
 
-  EXACTILE_HOST_DEVICE constexpr int32_t num_tiles() const { return num_records * num_heads; }
+  /// What to launch for: known on the host whoever wrote the list.
+  EXACTILE_HOST_DEVICE constexpr int32_t max_tiles() const { return num_records * num_heads; }
+
+  EXACTILE_HOST_DEVICE constexpr int32_t num_tiles() const {
+    return (planned ? *planned : num_records) * num_heads;
+  }
 
   EXACTILE_HOST_DEVICE constexpr WorkTile tile(int32_t index) const {
-    const int32_t inner = head_major ? num_records : num_heads;
+    const int32_t inner = !head_major ? num_heads : planned ? *planned : num_records;
     const int32_t outer_index = index / inner;
     const int32_t inner_index = index - outer_index * inner;
     return {records[head_major ? inner_index : outer_index],

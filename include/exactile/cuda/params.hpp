@@ -1,0 +1,48 @@
+// exactile/cuda/params.hpp - what the CUDA kernels are told. Shared by host (g++) and device
+// (NVRTC, nvcc).
+#pragma once
+
+#include <exactile/mask.hpp>
+#include <exactile/platform.hpp>
+
+namespace exactile::cuda {
+
+/// A packed (tokens, heads, head_dim) tensor in device memory. The last dimension is contiguous.
+template <class Pointer>
+struct Tensor {
+  Pointer data;
+  int64_t token_stride;  ///< in elements
+  int64_t head_stride;   ///< in elements
+};
+
+/// The bytes of a CUtensorMap.
+struct alignas(64) TensorMap {
+  unsigned char bytes[128];
+};
+
+/// Element types, as template arguments of Traits. They carry bits.
+struct Fp16 {
+  unsigned short bits;
+};
+struct Bf16 {
+  unsigned short bits;
+};
+
+/// Which blocks have to be masked. kBorder covers causal, windows and both: Mask says which.
+enum class MaskKind : unsigned char { kFull, kBorder };
+
+/// Passed by value as a __grid_constant__ kernel parameter.
+struct PrefillParams {
+  Tensor<const void*> q, k, v;
+  Tensor<void*> out;
+  float* lse;               ///< (num_heads_q, total_q) natural logarithm, or null
+  int64_t lse_head_stride;  ///< in elements
+  int32_t group;            ///< query heads per kv head
+  int32_t tile_heads;       ///< query heads in a tile: group with GQA packing, else 1
+  int32_t tile_tokens;      ///< tokens in a full tile: kBlockM, or kBlockM / group
+  float scale_log2;         ///< softmax_scale * log2(e), > 0
+  Mask mask;
+  int32_t* work_groups;  ///< test-only instantiation: [0] counts launched, [1] tiles with work
+};
+
+}  // namespace exactile::cuda
