@@ -140,6 +140,7 @@ double count_work(const PlanRequest& r, Plan& plan) {
   for (std::size_t b = 0; b + 1 < cu_q.size(); ++b) {
     const int32_t len_q = cu_q[b + 1] - cu_q[b], len_k = cu_k[b + 1] - cu_k[b];
     const int32_t m_blocks = num_m_blocks(len_q, plan.tile_tokens);
+    plan.num_records += m_blocks;
     plan.max_m_blocks = max(plan.max_m_blocks, m_blocks);
     plan.max_len_k = max(plan.max_len_k, len_k);
     if (len_q == 0 || len_k == 0) continue;
@@ -168,9 +169,16 @@ double count_work(const PlanRequest& r, Plan& plan) {
 void write_list(const TileListSpec& spec, Plan& plan) {
   plan.records = std::make_unique_for_overwrite<TileRecord[]>(plan.num_records);
   if (plan.order == ListOrder::kNatural) return write_tiles(spec, plan.records.get());
-  const auto scratch =
-      std::make_unique_for_overwrite<int32_t[]>(sort_scratch_size(plan.num_records));
-  write_tiles_longest_first(spec, plan.num_records, plan.records.get(), scratch.get());
+  // Kept by the thread: fresh memory would cost more than the sort.
+  thread_local std::vector<TileRecord> natural;
+  thread_local std::vector<int32_t> cost, start(kMaxCost + 1);
+  if (natural.size() < static_cast<std::size_t>(plan.num_records)) {
+    natural.resize(plan.num_records);
+    cost.resize(plan.num_records);
+  }
+  write_tiles_longest_first(
+      spec, plan.records.get(),
+      {.natural = natural.data(), .cost = cost.data(), .start = start.data()});
 }
 
 }  // namespace
@@ -210,7 +218,6 @@ Plan make_plan(const PlanRequest& r) {
       .block_n = plan.block_n,
       .mask = plan.mask,
   };
-  plan.num_records = count_tiles(spec);
   plan.valid = plan.num_records * plan.tile_heads;
   plan.launched = plan.valid;
   if (scheduler == SchedulerKind::kIndividual) {

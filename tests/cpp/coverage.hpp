@@ -139,9 +139,13 @@ constexpr const char* valid_only_error(const Shape& shape, ListOrder order, int3
   if (order == ListOrder::kNatural) {
     write_tiles(spec, records);
   } else {
-    auto* const scratch = new int32_t[sort_scratch_size(num_records)];
-    write_tiles_longest_first(spec, num_records, records, scratch);
-    delete[] scratch;
+    const SortScratch scratch{.natural = new TileRecord[num_records],
+                              .cost = new int32_t[num_records],
+                              .start = new int32_t[kMaxCost + 1]};
+    write_tiles_longest_first(spec, records, scratch);
+    delete[] scratch.natural;
+    delete[] scratch.cost;
+    delete[] scratch.start;
   }
   const CompactList list{.records = records,
                          .num_records = num_records,

@@ -23,10 +23,10 @@ template __global__ void count_tokens<ValidOnlyIndividual>(CompactList, int32_t,
 template __global__ void count_tokens<ValidOnlyPersistent>(ValidOnlyPersistent::Params, int32_t,
                                                            int32_t*);
 
-__global__ void write_list(TileListSpec spec, TileRecord* records, int32_t* scratch,
+__global__ void write_list(TileListSpec spec, TileRecord* records, SortScratch scratch,
                            int64_t* num_records) {
   *num_records = count_tiles(spec);
-  write_tiles_longest_first(spec, *num_records, records, scratch);
+  write_tiles_longest_first(spec, records, scratch);
 }
 
 }  // namespace exactile::test

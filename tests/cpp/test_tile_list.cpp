@@ -96,11 +96,13 @@ std::vector<TileRecord> written(const Batch& batch, ListOrder order) {
   if (order == ListOrder::kNatural) {
     write_tiles(batch.spec(), records.data());
   } else {
-    const auto size = static_cast<std::size_t>(sort_scratch_size(static_cast<int64_t>(n)));
-    std::vector<int32_t> scratch(size + 1, kPoisonScratch);
-    write_tiles_longest_first(batch.spec(), static_cast<int64_t>(n), records.data(),
-                              scratch.data());
-    EXACTILE_CHECK(scratch.back() == kPoisonScratch, batch);
+    std::vector<TileRecord> natural(n + 1, kPoison);
+    std::vector<int32_t> cost(n + 1, kPoisonScratch), start(kMaxCost + 2, kPoisonScratch);
+    write_tiles_longest_first(
+        batch.spec(), records.data(),
+        {.natural = natural.data(), .cost = cost.data(), .start = start.data()});
+    EXACTILE_CHECK(natural.back() == kPoison, batch);
+    EXACTILE_CHECK(cost.back() == kPoisonScratch && start.back() == kPoisonScratch, batch);
   }
   EXACTILE_CHECK(records.back() == kPoison, batch);
   records.pop_back();

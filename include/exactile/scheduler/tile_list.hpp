@@ -89,35 +89,37 @@ EXACTILE_HOST_DEVICE constexpr void write_tiles(const TileListSpec& spec, TileRe
 /// Costs are told apart up to this many key blocks; a tile of more counts as one of this many.
 inline constexpr int32_t kMaxCost = 65535;
 
-/// int32 elements of scratch that write_tiles_longest_first() needs.
-EXACTILE_HOST_DEVICE constexpr int64_t sort_scratch_size(int64_t num_records) {
-  return num_records + kMaxCost + 1;
-}
+/// Working memory of write_tiles_longest_first().
+struct SortScratch {
+  TileRecord* natural;  ///< (num_records,)
+  int32_t* cost;        ///< (num_records,)
+  int32_t* start;       ///< (kMaxCost + 1,)
+};
 
 /// The list with the costliest tiles first; equal costs keep their natural order (a counting sort,
-/// linear in tiles). `num_records`: count_tiles(spec); `scratch`: sort_scratch_size() elements.
+/// linear in tiles). The sequences are walked once: a mispredicted branch for each is most of the
+/// time.
 EXACTILE_HOST_DEVICE constexpr void write_tiles_longest_first(const TileListSpec& spec,
-                                                              int64_t num_records,
                                                               TileRecord* records,
-                                                              int32_t* scratch) {
-  int32_t* const cost = scratch;                 // (num_records,)
-  int32_t* const start = scratch + num_records;  // by cost: number, then first position
-  int32_t costs = 0;                             // start[0, costs) is in use
+                                                              SortScratch scratch) {
+  int32_t costs = 0;  // of start in use: the number of tiles, then their first position
   int64_t n = 0;
   for_each_tile(spec, [&](const TileRecord& tile) {
     const int32_t c = min(num_n_blocks(spec, tile), kMaxCost);
-    while (costs <= c) start[costs++] = 0;
-    ++start[c];
-    cost[n++] = c;
+    while (costs <= c) scratch.start[costs++] = 0;
+    ++scratch.start[c];
+    scratch.natural[n] = tile;
+    scratch.cost[n++] = c;
   });
   int32_t position = 0;
   for (int32_t c = costs - 1; c >= 0; --c) {
-    const int32_t tiles = start[c];
-    start[c] = position;
+    const int32_t tiles = scratch.start[c];
+    scratch.start[c] = position;
     position += tiles;
   }
-  n = 0;
-  for_each_tile(spec, [&](const TileRecord& tile) { records[start[cost[n++]]++] = tile; });
+  for (int64_t i = 0; i < n; ++i) {
+    records[scratch.start[scratch.cost[i]]++] = scratch.natural[i];
+  }
 }
 
 }  // namespace exactile
