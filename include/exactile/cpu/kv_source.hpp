@@ -6,6 +6,7 @@
 #pragma once
 
 #include <exactile/cpu/scratch.hpp>
+#include <exactile/scheduler/concepts.hpp>
 
 namespace exactile::cpu {
 inline namespace EXACTILE_CPU_ISA {

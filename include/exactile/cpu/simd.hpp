@@ -41,11 +41,23 @@ struct Bf16 {
   unsigned short bits;
 };
 
-#if defined(__aarch64__)
-using NativeHalf = __fp16;  // gcc 12 has no _Float16 there in C++
+/// The compiler's own fp16, for where no instruction converts a vector.
+#if defined(__clang__) || defined(__aarch64__)
+using NativeHalf = __fp16;  // gcc 12 on arm64 and clang 14 have no _Float16 in C++
 #else
 using NativeHalf = _Float16;
 #endif
+EXACTILE_INLINE float to_float(Fp16 x) {
+  NativeHalf half;
+  __builtin_memcpy(&half, &x, sizeof half);
+  return static_cast<float>(half);
+}
+EXACTILE_INLINE Fp16 to_fp16(float x) {
+  const auto half = static_cast<NativeHalf>(x);
+  Fp16 bits;
+  __builtin_memcpy(&bits, &half, sizeof half);
+  return bits;
+}
 
 template <class V>
 EXACTILE_INLINE V load(const void* p) {
@@ -135,7 +147,7 @@ EXACTILE_INLINE Floats to_floats(const Fp16* p) {
   return (Floats)_mm256_cvtph_ps((__m128i)load<Halves>(p));
 #else
   Floats v;
-  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(load<NativeHalf>(p + i));
+  for (int i = 0; i < kLanes; ++i) v[i] = to_float(p[i]);
   return v;
 #endif
 }
@@ -154,7 +166,7 @@ EXACTILE_INLINE void from_floats(Fp16* p, Floats x) {
 #elif defined(__AVX2__)
   store(p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
 #else
-  for (int i = 0; i < kLanes; ++i) store(p + i, static_cast<NativeHalf>(x[i]));
+  for (int i = 0; i < kLanes; ++i) p[i] = to_fp16(x[i]);
 #endif
 }
 

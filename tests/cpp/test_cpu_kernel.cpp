@@ -1,0 +1,156 @@
+// tests/cpp/test_cpu_kernel.cpp - the CPU kernel as a header, without Python, against float64.
+//
+// Compiled for whatever processor the compiler targets: this is how other architectures are tested.
+#include <cmath>
+#include <cstdlib>
+#include <exactile/cpu/kernel.hpp>
+#include <exactile/scheduler/individual.hpp>
+#include <random>
+#include <vector>
+
+#include "check.hpp"
+
+namespace exactile::cpu {
+namespace {
+
+constexpr int kHeadsQ = 4, kHeadsKv = 2, kHeadDim = 64;
+
+float to_float(float x) { return x; }
+float to_float(Bf16 x) { return __builtin_bit_cast(float, static_cast<unsigned>(x.bits) << 16); }
+using cpu::to_float;
+
+/// Random values that Element holds exactly.
+template <class Element>
+std::vector<Element> draw(std::mt19937& engine, int size) {
+  std::vector<Element> values(size);
+  std::uniform_int_distribution<int> step(-16, 16);
+  for (int i = 0; i < size; i += kLanes) {
+    Floats x;
+    for (int lane = 0; lane < kLanes; ++lane) x[lane] = static_cast<float>(step(engine)) / 8;
+    from_floats(values.data() + i, x);
+  }
+  return values;
+}
+
+template <class Element>
+struct Batch {
+  std::vector<int32_t> cu_q, cu_k;
+  std::vector<Element> q, k, v, out;
+  std::vector<float> lse;
+  Mask mask;
+};
+
+/// Largest error of a row's output and LSE against float64.
+template <class Element>
+double error_of_row(const Batch<Element>& batch, int sequence, int token, int head) {
+  const int k_begin = batch.cu_k[sequence], len_k = batch.cu_k[sequence + 1] - k_begin;
+  const KeyRange keys = batch.mask.visible(batch.cu_q[sequence + 1] - token, len_k);
+  const auto row_of = [](int row, int heads, int h) { return (row * heads + h) * kHeadDim; };
+  double sum = 0, values[kHeadDim] = {};
+  for (int n = keys.begin; n < keys.end; ++n) {
+    const int at = row_of(k_begin + n, kHeadsKv, head / (kHeadsQ / kHeadsKv));
+    double score = 0;
+    for (int d = 0; d < kHeadDim; ++d) {
+      score +=
+          double{to_float(batch.q[row_of(token, kHeadsQ, head) + d])} * to_float(batch.k[at + d]);
+    }
+    const double p = std::exp(score / std::sqrt(double{kHeadDim}));
+    sum += p;
+    for (int d = 0; d < kHeadDim; ++d) values[d] += p * to_float(batch.v[at + d]);
+  }
+  const float lse = batch.lse[head * batch.cu_q.back() + token];
+  double error = sum == 0 ? (std::isinf(lse) && lse < 0 ? 0 : 1) : std::abs(lse - std::log(sum));
+  for (int d = 0; d < kHeadDim; ++d) {
+    const double want = sum == 0 ? 0 : values[d] / sum;
+    const double got = to_float(batch.out[row_of(token, kHeadsQ, head) + d]);
+    error = std::isnan(got) ? INFINITY : std::max(error, std::abs(got - want));
+  }
+  return error;
+}
+
+template <class Element>
+void run(Batch<Element>& batch, bool pack_gqa) {
+  const auto packed = [](auto* data, int heads) {
+    return Tensor<decltype(data)>{data, int64_t{heads} * kHeadDim, kHeadDim};
+  };
+  const auto input = [&](const std::vector<Element>& x, int heads) {
+    return packed(static_cast<const void*>(x.data()), heads);
+  };
+  const int sequences = static_cast<int>(batch.cu_q.size()) - 1;
+  int32_t max_len_q = 0, max_len_k = 0;
+  for (int b = 0; b < sequences; ++b) {
+    max_len_q = max(max_len_q, batch.cu_q[b + 1] - batch.cu_q[b]);
+    max_len_k = max(max_len_k, batch.cu_k[b + 1] - batch.cu_k[b]);
+  }
+  const int group = kHeadsQ / kHeadsKv, tile_heads = pack_gqa ? group : 1;
+  const PrefillParams params{
+      .q = input(batch.q, kHeadsQ),
+      .k = input(batch.k, kHeadsKv),
+      .v = input(batch.v, kHeadsKv),
+      .out = packed(static_cast<void*>(batch.out.data()), kHeadsQ),
+      .lse = batch.lse.data(),
+      .lse_head_stride = batch.cu_q.back(),
+      .head_dim = kHeadDim,
+      .head_dim_v = kHeadDim,
+      .group = group,
+      .pack_gqa = pack_gqa,
+      .tile_tokens = kBlockM / tile_heads,
+      .max_len_k = max_len_k,
+      .scale_log2 = 1.44269504f / 8,
+      .mask = batch.mask,
+      .stream_out = false,
+  };
+  const PaddedGrid grid{.cu_seqlens_q = batch.cu_q.data(),
+                        .cu_seqlens_k = batch.cu_k.data(),
+                        .batch = sequences,
+                        .num_heads = kHeadsQ / tile_heads,
+                        .max_m_blocks = num_m_blocks(max_len_q, params.tile_tokens),
+                        .tile_tokens = params.tile_tokens};
+  const std::size_t bytes = (Scratch<Traits<Element>>::bytes(params) + 63) / 64 * 64;
+  void* const buffer = std::aligned_alloc(64, bytes);
+  *static_cast<Staged*>(buffer) = {};
+  for (int32_t i = 0; i < Individual::num_work_groups(grid, 1); ++i) {
+    prefill_kernel<Traits<Element>, Individual>(params, grid, i, buffer);
+  }
+  std::free(buffer);
+}
+
+template <class Element>
+void check_against_float64(Mask mask, bool pack_gqa, double tolerance) {
+  std::mt19937 engine(7);
+  Batch<Element> batch{.cu_q = {0, 5, 5, 140, 141, 205},
+                       .cu_k = {0, 9, 13, 100, 101, 165},
+                       .q = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
+                       .k = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
+                       .v = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
+                       .out = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
+                       .lse = std::vector<float>(205 * kHeadsQ),
+                       .mask = mask};
+  run(batch, pack_gqa);
+  double error = 0;
+  for (int b = 0; b < 5; ++b) {
+    for (int token = batch.cu_q[b]; token < batch.cu_q[b + 1]; ++token) {
+      for (int h = 0; h < kHeadsQ; ++h) {
+        error = std::max(error, error_of_row(batch, b, token, h));
+      }
+    }
+  }
+  EXACTILE_CHECK(error <= tolerance, "error " << error << ", element of " << sizeof(Element)
+                                              << " bytes, window (" << mask.left << ", "
+                                              << mask.right << "), packed " << pack_gqa);
+}
+
+}  // namespace
+}  // namespace exactile::cpu
+
+int main() {
+  using namespace exactile;
+  for (const Mask mask : {Mask{}, Mask{.left = -1, .right = 0}, Mask{.left = 40, .right = 3}}) {
+    for (const bool pack_gqa : {false, true}) {
+      cpu::check_against_float64<float>(mask, pack_gqa, 1e-5);
+      cpu::check_against_float64<cpu::Fp16>(mask, pack_gqa, 2e-3);
+      cpu::check_against_float64<cpu::Bf16>(mask, pack_gqa, 1.6e-2);
+    }
+  }
+  return test::report();
+}
