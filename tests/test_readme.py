@@ -39,6 +39,14 @@ def test_the_first_command_runs(capsys):
     assert "3,808 launched" in capsys.readouterr().out
 
 
+def test_the_python_example_runs(capsys):
+    example = re.search(r"```python\n(.*?)```", README.read_text(), re.S)[1]
+    names = {}
+    exec(example.replace("8096", "300"), names)
+    assert names["out"].shape == (672 + 192 + 32 + 300, 32, 128)
+    assert "causal" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)]+)\)", README.read_text()))
 def test_links_lead_somewhere(path):
     assert (README.parent / path).exists()
