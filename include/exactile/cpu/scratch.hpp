@@ -18,14 +18,17 @@ struct Scratch {
   /// tiles of the same sequence and head. Other copies are cheap: one block at a time.
   static constexpr bool kKeepStaged = Traits::kProduct == Product::kBf16Tile;
 
-  Staged staged;         ///< what k and v hold
-  float row_max[kRows];  ///< reference of the softmax, a raw score; -inf before the first key
+  Staged staged;  ///< what k and v hold
+  /// Reference of the softmax, a raw score; -inf before the first key. Arrays begin at cache lines:
+  /// s off by 16 bytes cost 8 %.
+  alignas(64) float row_max[kRows];
   float row_sum[kRows];
   int key_begin[kRows], key_end[kRows];  ///< keys visible to the row; both ascend with the row
-  float s[kBlockN * kPanel];
+  alignas(64) float s[kBlockN * kPanel];
   bool fresh[kPanels];  ///< o of the panel holds nothing yet
-  Scalar *q, *k,
-      *v;  ///< k: (block, key, D), v: (block, key, Dv), as the micro-kernel wants a block
+  Scalar* q;
+  Scalar* k;  ///< (block, key, D) as the micro-kernel wants a block
+  Scalar* v;  ///< (block, key, Dv) likewise
   float* o;
 
   /// Bytes of the whole buffer.
