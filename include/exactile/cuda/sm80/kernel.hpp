@@ -1,0 +1,114 @@
+// exactile/cuda/sm80/kernel.hpp - one work-group: the scheduler loop around mainloop and store.
+#pragma once
+
+#include <exactile/cuda/sm80/mainloop.hpp>
+
+namespace exactile::cuda::sm80 {
+
+/// Lies in shared memory: thread 0 walks the scheduler, because a walk may take its next index from
+/// a counter, and all threads see the tile. Barriers between are the kernel's.
+template <TileScheduler Scheduler>
+struct TileFeed {
+  WorkTile tile;
+  bool valid;
+
+  EXACTILE_DEVICE void start(const typename Scheduler::Params& schedule) {
+    publish(*new (walk_) Scheduler(schedule, static_cast<int32_t>(blockIdx.x)));
+  }
+  EXACTILE_DEVICE void advance() {
+    auto& walk = *reinterpret_cast<Scheduler*>(walk_);
+    walk.advance();
+    publish(walk);
+  }
+
+ private:
+  EXACTILE_DEVICE void publish(const Scheduler& walk) {
+    valid = walk.is_valid();
+    if (valid) tile = walk.tile();
+  }
+
+  alignas(Scheduler) unsigned char walk_[sizeof(Scheduler)];
+};
+
+/// Writes O = o / row_sum and the LSE. A row that saw no key has row_sum 0: O = 0, LSE = -inf.
+/// The queries of a warp's rows are read by that warp alone, so it turns its rows around in their
+/// place: fragments in, whole rows out, 16 bytes at a time.
+template <class Traits>
+EXACTILE_DEVICE void store_tile(const PrefillParams& params, const TileRows& tile,
+                                const Accumulators<Traits>& acc, uint32_t shared) {
+  using Element = typename Traits::Element;
+  using Rows = SharedTile<Traits::kHeadDimV>;  // (16, Dv)
+  const int row0 = warp() * Traits::kWarpRows;
+  const Rows rows{shared + row0 * Traits::kHeadDim * 2};
+  static_assert(Traits::kHeadDimV <= Traits::kHeadDim);
+  const int row_of_lane = lane() / 4;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float sum = acc.row_sum[r];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    const bool seen = sum != 0;
+    const float inverse = 1.0f / sum;
+#pragma unroll
+    for (int i = 0; i < Traits::kHeadDimV / 8; ++i) {
+      const float low = seen ? acc.o[i][2 * r] * inverse : 0.0f;
+      const float high = seen ? acc.o[i][2 * r + 1] * inverse : 0.0f;
+      const auto at = rows.cursor(row_of_lane, i % 2);  // 8 rows on, chunks are permuted alike
+      ptx::store_shared(at.at(0, i / 2) + r * 8 * Rows::kPitch + lane() % 4 * 4,
+                        ptx::pack<Element>(low, high));
+    }
+    const int row = row0 + row_of_lane + r * 8;
+    if (params.lse && lane() % 4 == 0 && row < tile.rows()) {
+      constexpr float kLn2 = 0.693147180559945309f;
+      const float log2_sum = acc.row_max[r] * params.scale_log2 + ptx::log2(sum);
+      params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
+          seen ? log2_sum * kLn2 : -kInfinity;
+    }
+  }
+  __syncwarp();
+  auto* const out = static_cast<Element*>(params.out.data);
+  const int chunk0 = lane() % Rows::kGroup;
+#pragma unroll
+  for (int row = lane() / Rows::kGroup; row < Traits::kWarpRows; row += 32 / Rows::kGroup) {
+    if (row0 + row >= tile.rows()) break;
+    Element* const to = out + tile.offset(params.out, row0 + row) + chunk0 * 8;
+#pragma unroll
+    for (int chunk = 0; chunk < Rows::kChunks; chunk += Rows::kGroup) {
+      uint32_t words[4];
+      ptx::load_shared(words, rows.address(row, chunk0) + chunk * 16);
+      ptx::store_global(to + chunk * 8, words);
+    }
+  }
+}
+
+/// kCount: counts in params.work_groups, for tests. The bound of 1 keeps ptxas from spilling for
+/// the sake of a second work-group on the SM.
+template <class Traits, TileScheduler Scheduler, bool kCount = false>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    prefill_kernel(const __grid_constant__ PrefillParams params,
+                   const __grid_constant__ typename Scheduler::Params schedule) {
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
+  __shared__ TileFeed<Scheduler> feed;
+  const uint32_t shared = ptx::shared_address(shared_bytes);
+
+  ptx::grid_dependency_wait();  // a planner may have written the list just before
+  if (thread() == 0) {
+    if constexpr (kCount) fetch_add(params.work_groups, 1);
+    feed.start(schedule);
+  }
+  __syncthreads();
+  while (feed.valid) {
+    const TileRows tile(params, feed.tile);
+    Accumulators<Traits> acc;
+    Mainloop<Traits>(params, tile, shared).run(acc);
+    __syncthreads();
+    if (thread() == 0) {
+      if constexpr (kCount) fetch_add(params.work_groups + 1, 1);
+      feed.advance();  // the way to the counter and the list, while the others store
+    }
+    store_tile(params, tile, acc, shared);
+    __syncthreads();
+  }
+}
+
+}  // namespace exactile::cuda::sm80

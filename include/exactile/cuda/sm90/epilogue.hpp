@@ -1,0 +1,72 @@
+// exactile/cuda/sm90/epilogue.hpp - O = o / row sum and the LSE, out to memory.
+#pragma once
+
+#include <exactile/cuda/sm90/softmax.hpp>
+#include <exactile/cuda/sm90/tile.hpp>
+
+namespace exactile::cuda::sm90 {
+
+template <class Traits>
+class Epilogue {
+  using Element = typename Traits::Element;
+
+ public:
+  /// Writes a thread's quarter of its two rows, `row` and `row + 8`; the lanes of a quad call it
+  /// together. A row that saw no key has sum 0: O = 0, LSE = -inf. Rows past the end of the
+  /// sequence are another's and are not written.
+  EXACTILE_DEVICE static void store(const PrefillParams& params, const WorkTile& work, int32_t row,
+                                    const float (&o)[Traits::kHeadDimV / 2],
+                                    const OnlineSoftmax& softmax) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float sum = softmax.row_sum(r);
+      const float inverse = sum == 0 ? 0.0f : 1.0f / sum;
+      const TileRow at(params, work, row + 8 * r);
+      const bool exists =
+          at.token < work.rows.q_end && row + 8 * r < params.tile_heads * params.tile_tokens;
+      store_row(params, at, exists, r, o, inverse);
+      if (exists && params.lse && threadIdx.x % 4 == 0) {
+        constexpr float kLn2 = 0.693147180559945309f;
+        params.lse[at.head * params.lse_head_stride + at.token] =
+            (softmax.reference(r) * params.scale_log2 + ptx::log2(sum)) * kLn2;
+      }
+    }
+  }
+
+ private:
+  EXACTILE_DEVICE static void store_row(const PrefillParams& params, const TileRow& at, bool exists,
+                                        int r, const float (&o)[Traits::kHeadDimV / 2],
+                                        float inverse) {
+    Element* const to = static_cast<Element*>(params.out.data) +
+                        at.token * params.out.token_stride + at.head * params.out.head_stride +
+                        threadIdx.x % 4 * 8;
+#pragma unroll
+    for (int d = 0; d < Traits::kHeadDimV; d += 32) {
+      ptx::uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* const pair = o + d / 2 + 4 * i + 2 * r;
+        words[i] = ptx::pack<Element>(pair[0] * inverse, pair[1] * inverse);
+      }
+      transpose_quad(words);
+      if (exists) ptx::store_global(to + d, words);
+    }
+  }
+
+  /// Lane q of a quad has word q of four 16-byte units; it gets the four words of unit q.
+  EXACTILE_DEVICE static void transpose_quad(ptx::uint32_t (&words)[4]) {
+    exchange(words[0], words[1], 1);
+    exchange(words[2], words[3], 1);
+    exchange(words[0], words[2], 2);
+    exchange(words[1], words[3], 2);
+  }
+
+  /// 2 x 2 transpose between the lanes that differ in bit `lanes`.
+  EXACTILE_DEVICE static void exchange(ptx::uint32_t& a, ptx::uint32_t& b, int lanes) {
+    const bool upper = threadIdx.x & lanes;
+    const ptx::uint32_t other = __shfl_xor_sync(~0u, upper ? a : b, lanes);
+    (upper ? a : b) = other;
+  }
+};
+
+}  // namespace exactile::cuda::sm90

@@ -1,0 +1,67 @@
+// exactile/cuda/sm90/kernel.hpp - a work-group: one warpgroup loads, the others compute.
+#pragma once
+
+#include <exactile/cuda/sm90/epilogue.hpp>
+#include <exactile/cuda/sm90/mainloop.hpp>
+#include <exactile/scheduler/concepts.hpp>
+
+namespace exactile::cuda::sm90 {
+
+/// Room for a Scheduler that one thread alone starts: a walk may take its index from a counter.
+template <class Scheduler>
+union Walk {
+  EXACTILE_DEVICE Walk() : none() {}
+  char none;
+  Scheduler scheduler;
+};
+
+/// kCount: the instantiation for tests, which counts in params.work_groups.
+template <class Traits, TileScheduler Scheduler, bool kCount = false>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    prefill_kernel(const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map,
+                   const __grid_constant__ TensorMap v_map,
+                   const __grid_constant__ PrefillParams params,
+                   const __grid_constant__ typename Scheduler::Params schedule) {
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
+  auto& shared = *reinterpret_cast<SharedStorage<Traits>*>(shared_bytes);
+
+  ptx::wait_for_previous_grids();  // one of them may have planned the tiles
+  Walk<Scheduler> walk;
+  bool valid = false;
+  if (threadIdx.x == 0) {
+    walk.scheduler = Scheduler(schedule, blockIdx.x);
+    if constexpr (kCount) atomicAdd(&params.work_groups[0], 1);
+    init_barriers(shared);
+    valid = walk.scheduler.is_valid();
+  }
+  if (!__syncthreads_or(valid)) return;
+
+  const int32_t warpgroup = ptx::warp_uniform(threadIdx.x / 128);
+  if (warpgroup == 0) {
+    ptx::set_max_registers_down<Traits::kProducerRegisters>();
+    if (threadIdx.x != 0) return;
+    Producer<Traits> producer(q_map, k_map, v_map, params, shared);
+    while (walk.scheduler.is_valid()) {
+      const WorkTile work = walk.scheduler.tile();
+      if constexpr (kCount) atomicAdd(&params.work_groups[1], 1);
+      const BlockRange blocks = producer.load_q(work);
+      walk.scheduler.advance();  // before the long part: what comes next is fetched meanwhile
+      producer.load_kv(work, blocks);
+    }
+    producer.finish();
+  } else {
+    ptx::set_max_registers_up<Traits::kConsumerRegisters>();
+    Mainloop<Traits> mainloop(params, shared, warpgroup - 1);
+    for (Stage<1> slot;; slot.advance()) {
+      ptx::mbarrier_wait(ptx::shared_address(&shared.q_full), slot.phase);
+      const typename SharedStorage<Traits>::Slot tile = shared.slot;
+      if (!tile.valid) return;
+      float o[Traits::kHeadDimV / 2];
+      OnlineSoftmax softmax;
+      mainloop.run(tile, o, softmax);
+      Epilogue<Traits>::store(params, tile.work, mainloop.row(), o, softmax);
+    }
+  }
+}
+
+}  // namespace exactile::cuda::sm90

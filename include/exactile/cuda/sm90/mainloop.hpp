@@ -1,0 +1,208 @@
+// exactile/cuda/sm90/mainloop.hpp - a query tile against its keys: QK^T, mask, softmax, PV.
+//
+// Each consumer warpgroup computes 64 rows. Letters: M its rows, N keys of a block, D head_dim,
+// Dv head_dim_v.
+//   s  (M, N)   fp32 scores of block n, then probabilities
+//   p  (M, N)   probabilities of block n + 1, operand
+//   o  (M, Dv)  fp32, not yet divided by the row sum
+// Blocks are visited from the last to the first. QK^T of block n is issued before PV of block
+// n + 1, so that both run under the softmax of block n.
+#pragma once
+
+#include <exactile/cuda/sm90/pipeline.hpp>
+#include <exactile/cuda/sm90/softmax.hpp>
+#include <exactile/cuda/wgmma.hpp>
+
+namespace exactile::cuda::sm90 {
+
+template <class Traits>
+class Mainloop {
+  using Element = typename Traits::Element;
+  using Shared = SharedStorage<Traits>;
+  using Layout = Swizzled<Traits::kChunk>;
+  static constexpr int kBlockM = Traits::kBlockM;
+  static constexpr int kBlockN = Traits::kBlockN;
+
+ public:
+  using Output = float[Traits::kHeadDimV / 2];
+
+  /// consumer: which of the consumer warpgroups.
+  EXACTILE_DEVICE Mainloop(const PrefillParams& params, Shared& shared, int32_t consumer)
+      : params_(params),
+        shared_(shared),
+        consumer_(consumer),
+        releases_(threadIdx.x % 32 == 0),
+        q_(Layout::along_row(ptx::shared_address(&shared.q)) + Layout::rows(64) * consumer) {}
+
+  /// Row in the tile of this thread's first row; the second is 8 further on.
+  EXACTILE_DEVICE int32_t row() const {
+    return 64 * consumer_ + static_cast<int32_t>(threadIdx.x) % 128 / 32 * 16 +
+           static_cast<int32_t>(threadIdx.x) % 32 / 4;
+  }
+
+  /// Computes the tile whose Q is full, over blocks [n_begin, n_end).
+  EXACTILE_DEVICE void run(const typename Shared::Slot& tile, Output& o, OnlineSoftmax& softmax) {
+#pragma unroll
+    for (float& value : o) value = 0;
+    n_begin_ = ptx::warp_uniform(tile.n_begin);
+    const int32_t n_end = ptx::warp_uniform(tile.n_end);
+    if (n_begin_ == n_end) {
+      __syncwarp();  // all lanes have read the slot
+      release(shared_.q_empty);
+      return;
+    }
+    const RowMask<Traits> mask(params_, tile.work, row());
+    const BlockRange unmasked = unmasked_blocks<Traits>(params_, tile.work, 64 * consumer_);
+    const int32_t steady_begin = ptx::warp_uniform(max(unmasked.begin, n_begin_));
+    int32_t steady_end = ptx::warp_uniform(max(unmasked.end, n_begin_));
+
+    int32_t n = n_end - 1;
+    first_block(tile, n, n >= steady_end || n < steady_begin, mask, softmax);
+    if constexpr (Traits::kMask == MaskKind::kFull) {
+      for (--n; n >= n_begin_; --n) step<BlockKind::kSteady>(n, mask, o, softmax);
+    } else {
+      // Masked, steady, masked; the second turn finds masked ones only.
+      for (--n; n >= n_begin_; steady_end = n_begin_) {
+        for (; n >= steady_end; --n) step<BlockKind::kMasked>(n, mask, o, softmax);
+        for (; n >= steady_begin; --n) step<BlockKind::kSteady>(n, mask, o, softmax);
+      }
+    }
+    last_values(o, softmax);
+  }
+
+ private:
+  /// QK^T and softmax of the tile's first block.
+  EXACTILE_DEVICE void first_block(const typename Shared::Slot& tile, int32_t n, bool masked,
+                                   const RowMask<Traits>& mask, OnlineSoftmax& softmax) {
+    wait(shared_.k_full[stage_.index], stage_);
+    issue_scores();
+    wgmma_wait<0>();
+    touch(s_);
+    release_keys(n);
+    if (masked) mask.apply(s_, first_key(n));
+    softmax.update<BlockKind::kFirst>(s_, params_.scale_log2);
+    pack_probabilities();
+    const int32_t keys = ptx::warp_uniform(tile.work.rows.k_len) - n * kBlockN;
+    if (keys < kBlockN) clear_values(keys);
+  }
+
+  /// QK^T and softmax of block n under PV of block n + 1.
+  template <BlockKind kKind>
+  EXACTILE_DEVICE void step(int32_t n, const RowMask<Traits>& mask, Output& o,
+                            OnlineSoftmax& softmax) {
+    const auto before = stage_;
+    stage_.advance();
+    wait(shared_.k_full[stage_.index], stage_);
+    issue_scores();
+    softmax.rescale(o);
+    wait(shared_.v_full[before.index], before);
+    issue_values(before.index, o);
+    wgmma_wait<1>();
+    touch(s_);
+    release_keys(n);
+    if constexpr (kKind == BlockKind::kMasked) mask.apply(s_, first_key(n));
+    softmax.update<kKind>(s_, params_.scale_log2);
+    touch(s_);
+    ptx::compute_before_here(softmax.partial_sum());
+    wgmma_wait<0>();
+    touch(o);
+    release(shared_.v_empty[before.index]);
+    pack_probabilities();
+  }
+
+  EXACTILE_DEVICE void last_values(Output& o, const OnlineSoftmax& softmax) {
+    softmax.rescale(o);
+    wait(shared_.v_full[stage_.index], stage_);
+    issue_values(stage_.index, o);
+    wgmma_wait<0>();
+    touch(o);
+    release(shared_.v_empty[stage_.index]);
+    stage_.advance();
+  }
+
+  /// s = Q (M, D) K^T (D, N) as one group.
+  EXACTILE_DEVICE void issue_scores() {
+    constexpr int kPerChunk = Traits::kChunk / 16;
+    const ptx::uint32_t k = Layout::along_row(ptx::shared_address(&shared_.k[stage_.index]));
+    touch(s_);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < Traits::kHeadDim / 16; ++i) {
+      const int chunk = i / kPerChunk;
+      const int column = Layout::columns(16) * (i % kPerChunk);
+      Wgmma<Element, kBlockN>::template from_shared<Layout::kUpper>(
+          s_, q_ + chunk * Layout::rows(kBlockM) + column,
+          k + chunk * Layout::rows(kBlockN) + column, i > 0);
+    }
+    wgmma_commit();
+  }
+
+  /// o += p (M, N) V (N, Dv) as one group.
+  EXACTILE_DEVICE void issue_values(int32_t stage, Output& o) {
+    const ptx::uint32_t v = Layout::across_rows(ptx::shared_address(&shared_.v[stage]), kBlockN);
+    touch(o);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kBlockN / 16; ++i) {
+      Wgmma<Element, Traits::kHeadDimV>::template from_registers<Layout::kUpper>(
+          o, p_ + 4 * i, v + Layout::rows(16) * i);
+    }
+    wgmma_commit();
+  }
+
+  EXACTILE_DEVICE void pack_probabilities() {
+#pragma unroll
+    for (int i = 0; i < kBlockN / 4; ++i) p_[i] = ptx::pack<Element>(s_[2 * i], s_[2 * i + 1]);
+  }
+
+  /// Zeroes the rows of V past the sequence's last key, which are its neighbour's: 0 x NaN is NaN.
+  /// Each warpgroup does all of it before it reads V, so that they need not wait for each other.
+  EXACTILE_DEVICE void clear_values(int32_t first_row) {
+    constexpr int kRowBytes = Layout::kRowBytes;
+    constexpr int kWords = kRowBytes / 16;
+    const int32_t words = (kBlockN - first_row) * kWords;  // of one chunk
+    const ptx::uint32_t v = ptx::shared_address(&shared_.v[stage_.index]) + first_row * kRowBytes;
+    wait(shared_.v_full[stage_.index], stage_);
+#pragma unroll 1
+    for (int32_t i = threadIdx.x % 128; i < words; i += 128) {
+#pragma unroll
+      for (int c = 0; c < Traits::kHeadDimV / Traits::kChunk; ++c) {
+        ptx::store_shared_zero(v + c * kBlockN * kRowBytes + i * 16);
+      }
+    }
+    ptx::fence_proxy_async();
+    ptx::named_barrier_sync(1 + consumer_, 128);
+  }
+
+  /// Key of this thread's first column in block n.
+  EXACTILE_DEVICE static int32_t first_key(int32_t n) {
+    return n * kBlockN + static_cast<int32_t>(threadIdx.x) % 4 * 2;
+  }
+
+  EXACTILE_DEVICE static void wait(const int64_t& full, Stage<Traits::kStages> stage) {
+    ptx::mbarrier_wait(ptx::shared_address(&full), stage.phase);
+  }
+
+  /// Every warp says for itself that it is done with a buffer.
+  EXACTILE_DEVICE void release(const int64_t& empty) const {
+    ptx::mbarrier_arrive_if(releases_, ptx::shared_address(&empty));
+  }
+
+  /// QK^T of block n is done; with it, if it is the tile's last, Q.
+  EXACTILE_DEVICE void release_keys(int32_t n) const {
+    release(shared_.k_empty[stage_.index]);
+    ptx::mbarrier_arrive_if(releases_ && n == n_begin_, ptx::shared_address(&shared_.q_empty));
+  }
+
+  const PrefillParams& params_;
+  Shared& shared_;
+  const int32_t consumer_;
+  const bool releases_;    // this lane speaks for its warp
+  const ptx::uint32_t q_;  // descriptor
+  Stage<Traits::kStages> stage_;
+  int32_t n_begin_;
+  float s_[kBlockN / 2];
+  ptx::uint32_t p_[kBlockN / 4];
+};
+
+}  // namespace exactile::cuda::sm90

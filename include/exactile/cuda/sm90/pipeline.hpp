@@ -1,0 +1,128 @@
+// exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them.
+#pragma once
+
+#include <exactile/cuda/sm90/tile.hpp>
+
+namespace exactile::cuda::sm90 {
+
+/// One of kStages buffers, and how often they have all been used (its parity).
+template <int kStages>
+struct Stage {
+  int32_t index = 0;
+  ptx::uint32_t phase = 0;
+
+  EXACTILE_DEVICE void advance() {
+    if (++index == kStages) {
+      index = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+/// By one thread, before any other touches a barrier. Full: the loading thread arrives, TMA counts
+/// bytes. Empty: one lane of each consuming warp arrives.
+template <class Traits>
+EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
+  constexpr int kConsumerWarps = 4 * Traits::kConsumers;
+  ptx::mbarrier_init(ptx::shared_address(&shared.q_full), 1);
+  ptx::mbarrier_init(ptx::shared_address(&shared.q_empty), kConsumerWarps);
+#pragma unroll
+  for (int i = 0; i < Traits::kStages; ++i) {
+    ptx::mbarrier_init(ptx::shared_address(&shared.k_full[i]), 1);
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_full[i]), 1);
+    ptx::mbarrier_init(ptx::shared_address(&shared.k_empty[i]), kConsumerWarps);
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]), kConsumerWarps);
+  }
+  ptx::fence_mbarrier_init();
+}
+
+/// Loads tile after tile. Q, and the slot that says which tile it is, have one buffer, which the
+/// consumers free with the tile's last QK^T: the next Q and K arrive under the last softmax, PV and
+/// the epilogue.
+template <class Traits>
+class Producer {
+  using Shared = SharedStorage<Traits>;
+  static constexpr int kRowBytes = Traits::kChunk * sizeof(typename Traits::Element);
+
+ public:
+  EXACTILE_DEVICE Producer(const TensorMap& q_map, const TensorMap& k_map, const TensorMap& v_map,
+                           const PrefillParams& params, Shared& shared)
+      : q_map_(q_map), k_map_(k_map), v_map_(v_map), params_(params), shared_(shared) {
+    ptx::prefetch_tensor_map(&q_map);
+    ptx::prefetch_tensor_map(&k_map);
+    ptx::prefetch_tensor_map(&v_map);
+  }
+
+  /// Loads Q and hands the tile over; returns the blocks to load.
+  EXACTILE_DEVICE BlockRange load_q(const WorkTile& work) {
+    const BlockRange blocks = visited_blocks<Traits>(params_, work.rows);
+    wait_for_slot();
+    shared_.slot = {.work = work, .n_begin = blocks.begin, .n_end = blocks.end, .valid = true};
+    const ptx::uint32_t full = ptx::shared_address(&shared_.q_full);
+    if (blocks.begin == blocks.end) {
+      ptx::mbarrier_arrive(full);
+      return blocks;
+    }
+    const int32_t rows = params_.tile_heads * params_.tile_tokens;
+    ptx::mbarrier_arrive_expect_tx(full, rows * Traits::kHeadDim * sizeof(Element));
+    load<Traits::kHeadDim, Traits::kBlockM>(q_map_, ptx::shared_address(&shared_.q), full,
+                                            work.head * params_.tile_heads, work.rows.q_begin);
+    return blocks;
+  }
+
+  EXACTILE_DEVICE void load_kv(const WorkTile& work, BlockRange blocks) {
+    const int32_t head = work.head * params_.tile_heads / params_.group;
+#pragma unroll 1
+    for (int32_t n = blocks.end - 1; n >= blocks.begin; --n, stage_.advance()) {
+      const int32_t key = work.rows.k_begin + n * Traits::kBlockN;
+      const int32_t i = stage_.index;
+      load_block<Traits::kHeadDim>(k_map_, shared_.k[i], shared_.k_empty[i], shared_.k_full[i],
+                                   head, key);
+      load_block<Traits::kHeadDimV>(v_map_, shared_.v[i], shared_.v_empty[i], shared_.v_full[i],
+                                    head, key);
+    }
+  }
+
+  /// Tells the consumers that there is no further tile.
+  EXACTILE_DEVICE void finish() {
+    wait_for_slot();
+    shared_.slot.valid = false;
+    ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_full));
+  }
+
+ private:
+  using Element = typename Traits::Element;
+
+  EXACTILE_DEVICE void wait_for_slot() {
+    ptx::mbarrier_wait(ptx::shared_address(&shared_.q_empty), slot_.phase ^ 1);
+    slot_.advance();
+  }
+
+  template <int kColumns, class Matrix>
+  EXACTILE_DEVICE void load_block(const TensorMap& map, Matrix& to, int64_t& empty, int64_t& full,
+                                  int32_t head, int32_t key) {
+    const ptx::uint32_t barrier = ptx::shared_address(&full);
+    ptx::mbarrier_wait(ptx::shared_address(&empty), stage_.phase ^ 1);
+    ptx::mbarrier_arrive_expect_tx(barrier, sizeof(Matrix));
+    load<kColumns, Traits::kBlockN>(map, ptx::shared_address(&to), barrier, head, key);
+  }
+
+  template <int kColumns, int kRows>
+  EXACTILE_DEVICE void load(const TensorMap& map, ptx::uint32_t to, ptx::uint32_t barrier,
+                            int32_t head, int32_t token) {
+#pragma unroll
+    for (int c = 0; c < kColumns / Traits::kChunk; ++c) {
+      ptx::tma_load(to + c * kRows * kRowBytes, &map, barrier, c * Traits::kChunk, head, token);
+    }
+  }
+
+  const TensorMap& q_map_;
+  const TensorMap& k_map_;
+  const TensorMap& v_map_;
+  const PrefillParams& params_;
+  Shared& shared_;
+  Stage<1> slot_;
+  Stage<Traits::kStages> stage_;
+};
+
+}  // namespace exactile::cuda::sm90
