@@ -173,9 +173,8 @@ class Mainloop {
   /// Joins the group of the first keys.
   EXACTILE_DEVICE void load_queries() const {
     const auto* const q = static_cast<const Element*>(params_.q.data);
-    load_rows<Traits::kBlockM>(queries(), [&](int row) {
-      return row < tile_.rows() ? q + tile_.offset(params_.q, row) : nullptr;
-    });
+    load_rows<Traits::kBlockM>(queries(), tile_.rows(),
+                               [&](int row) { return q + tile_.offset(params_.q, row); });
   }
 
   EXACTILE_DEVICE void load_keys(int32_t n) const {
@@ -190,15 +189,14 @@ class Mainloop {
   /// Rows past the sequence's end become 0: a probability of 0 times a neighbour's NaN is NaN.
   template <class Tile>
   EXACTILE_DEVICE void load_block(const Element* from, int64_t stride, int32_t n0, Tile to) const {
-    load_rows<kBlockN>(to, [&](int row) {
-      return n0 + row < tile_.record.k_len ? from + (n0 + row) * stride : nullptr;
-    });
+    load_rows<kBlockN>(to, tile_.record.k_len - n0,
+                       [&](int row) { return from + (n0 + row) * stride; });
   }
 
-  /// row_at(row) is null where there is none. A thread copies the same chunk of every group of
-  /// every kStep'th row: one address in shared memory, and constants.
+  /// Rows [0, num_rows) from where row_at(row) says, 0 after them. A thread copies the same chunk
+  /// of every group of every kStep'th row: one address in shared memory, and constants.
   template <int kRows, class Tile, class RowAt>
-  EXACTILE_DEVICE static void load_rows(Tile to, RowAt row_at) {
+  EXACTILE_DEVICE static void load_rows(Tile to, int32_t num_rows, RowAt row_at) {
     constexpr int kStep = Traits::kThreads / Tile::kGroup;
     static_assert(kRows % kStep == 0 && kStep % 8 == 0);
     const int row0 = thread() / Tile::kGroup;
@@ -206,11 +204,13 @@ class Mainloop {
     const uint32_t address0 = to.address(row0, chunk0);
 #pragma unroll
     for (int i = 0; i < kRows / kStep; ++i) {
-      const Element* const row = row_at(row0 + i * kStep);
+      const int row = row0 + i * kStep;
+      const bool exists = row < num_rows;
+      const Element* const from = row_at(exists ? row : 0);
 #pragma unroll
       for (int j = 0; j < Tile::kChunks; j += Tile::kGroup) {
-        ptx::copy_async(address0 + i * kStep * Tile::kPitch + j * 16, row + (chunk0 + j) * 8,
-                        row != nullptr);
+        ptx::copy_async(address0 + i * kStep * Tile::kPitch + j * 16, from + (chunk0 + j) * 8,
+                        exists);
       }
     }
   }
