@@ -1,12 +1,17 @@
-// src/bindings.cpp - the only file that knows Python: arrays and names in, Plan out.
+// src/bindings.cpp - arrays and names in, Plan out. With arrays.cpp the only code that knows
+// Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "arrays.hpp"
 #include "cpu/launch.hpp"
+#include "cuda/bindings.hpp"
+#include "cuda/kernels.hpp"
 #include "plan.hpp"
 #include "prefill.hpp"
 #include "support.hpp"
@@ -18,40 +23,11 @@ namespace {
 
 using Lengths = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Input = nb::ndarray<nb::ro>;
+/// Name, source, and the shipped policy whose Params it takes.
+using UserSchedulerFields = std::tuple<std::string, std::string, std::string>;
+/// Addresses of cu_seqlens_q and cu_seqlens_k, device, stream.
+using DeviceLengthFields = std::tuple<uint64_t, uint64_t, int, uint64_t>;
 using Lse = nb::ndarray<float, nb::ndim<2>, nb::c_contig>;
-
-/// uint16 is taken as the storage of bfloat16 where the plan is for that: numpy has no bfloat16.
-Dtype dtype_of(nb::dlpack::dtype dtype, Dtype planned, const char* name) {
-  using Code = nb::dlpack::dtype_code;
-  const auto is = [&](Code code, int bits) {
-    return dtype.code == static_cast<uint8_t>(code) && dtype.bits == bits && dtype.lanes == 1;
-  };
-  if (is(Code::Float, 32)) return Dtype::kFloat32;
-  if (is(Code::Float, 16)) return Dtype::kFloat16;
-  if (is(Code::Bfloat, 16)) return Dtype::kBfloat16;
-  if (is(Code::UInt, 16) && planned == Dtype::kBfloat16) return Dtype::kBfloat16;
-  throw std::invalid_argument(std::string("varlen_prefill: expected ") + name +
-                              " of dtype float32, float16 or bfloat16, got DLPack code " +
-                              std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) +
-                              " bits");
-}
-
-template <class Array>
-ArrayRef array_ref(const Array& array, Dtype planned, const char* name) {
-  ArrayRef ref{
-      .data = const_cast<void*>(static_cast<const void*>(array.data())),
-      .shape = {},
-      .strides = {},
-      .rank = static_cast<int>(array.ndim()),
-      .dtype = dtype_of(array.dtype(), planned, name),
-      .device = {array.device_type(), array.device_id()},
-  };
-  for (int i = 0; i < std::min(ref.rank, 3); ++i) {
-    ref.shape[i] = static_cast<int64_t>(array.shape(i));
-    ref.strides[i] = array.stride(i);
-  }
-  return ref;
-}
 
 std::span<const int32_t> span_of(const Lengths& lengths) {
   return {lengths.data(), lengths.shape(0)};
@@ -61,7 +37,9 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
           int64_t num_heads_kv, int64_t head_dim, int64_t head_dim_v, const std::string& dtype,
           std::pair<int64_t, int64_t> window, const std::optional<std::string>& scheduler,
           const std::optional<std::string>& order, std::optional<bool> pack_gqa,
-          const std::string& backend, int workers) {
+          const std::string& backend, std::optional<int> workers,
+          const std::optional<UserSchedulerFields>& user_scheduler,
+          const std::optional<DeviceLengthFields>& device_lengths) {
   // A window side beyond any sequence is no bound.
   const auto side = [](int64_t size) {
     return size > std::numeric_limits<int32_t>::max()
@@ -86,13 +64,26 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
   if (scheduler) {
     request.scheduler = from_name<SchedulerKind>(*scheduler, kSchedulerNames, "plan: scheduler");
   }
+  if (user_scheduler) {
+    const auto& [name, source, like] = *user_scheduler;
+    request.scheduler = from_name<SchedulerKind>(like, kSchedulerNames, "Scheduler: like");
+    request.user_scheduler = std::make_shared<cuda::UserScheduler>(
+        cuda::UserScheduler{.name = name, .source = source, .like = *request.scheduler});
+  }
+  if (device_lengths) {
+    const auto& [cu_q, cu_k, device, stream] = *device_lengths;
+    request.device_lengths = {.cu_seqlens_q = reinterpret_cast<const int32_t*>(cu_q),
+                              .cu_seqlens_k = reinterpret_cast<const int32_t*>(cu_k),
+                              .device = device,
+                              .stream = stream};
+  }
   if (order) request.order = from_name<ListOrder>(*order, kOrderNames, "plan: order");
   nb::gil_scoped_release release;
   return make_plan(request);
 }
 
 void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::ndarray<> out,
-         const std::optional<Lse>& lse, double softmax_scale) {
+         const std::optional<Lse>& lse, double softmax_scale, uint64_t stream) {
   const PrefillArgs args{
       .q = array_ref(q, plan.dtype, "q"),
       .k = array_ref(k, plan.dtype, "k"),
@@ -100,6 +91,24 @@ void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::n
       .out = array_ref(out, plan.dtype, "out"),
       .lse = lse ? lse->data() : nullptr,
       .softmax_scale = softmax_scale,
+      .stream = stream,
+  };
+  nb::gil_scoped_release release;
+  run_plan(plan, args);
+}
+
+/// As `run`, for torch tensors on a GPU. `lse`, `work_groups`: addresses in its memory, or 0.
+void run_torch(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out,
+               uint64_t lse, double softmax_scale, uint64_t stream, uint64_t work_groups) {
+  const PrefillArgs args{
+      .q = torch_array_ref(q, "q"),
+      .k = torch_array_ref(k, "k"),
+      .v = torch_array_ref(v, "v"),
+      .out = torch_array_ref(out, "out"),
+      .lse = reinterpret_cast<float*>(lse),
+      .softmax_scale = softmax_scale,
+      .stream = stream,
+      .work_groups = reinterpret_cast<int32_t*>(work_groups),
   };
   nb::gil_scoped_release release;
   run_plan(plan, args);
@@ -135,7 +144,11 @@ NB_MODULE(_core, m) {
   using namespace exactile;
   using namespace nb::literals;
   nb::class_<Plan>(m, "Plan")
-      .def_prop_ro("scheduler", [](const Plan& p) { return name_of(p.scheduler, kSchedulerNames); })
+      .def_prop_ro("scheduler",
+                   [](const Plan& p) {
+                     return p.user_scheduler ? p.user_scheduler->name
+                                             : name_of(p.scheduler, kSchedulerNames);
+                   })
       .def_prop_ro("order", [](const Plan& p) { return name_of(p.order, kOrderNames); })
       .def_prop_ro("backend", [](const Plan& p) { return name_of(p.backend, kBackendNames); })
       .def_prop_ro("dtype", [](const Plan& p) { return name_of(p.dtype, kDtypeNames); })
@@ -160,6 +173,7 @@ NB_MODULE(_core, m) {
       .def_ro("bytes", &Plan::bytes)
       .def_ro("planning_us", &Plan::planning_us)
       .def_prop_ro("batch", &Plan::batch)
+      .def_prop_ro("total_q", &Plan::total_q)
       .def_prop_ro("cu_seqlens_q",
                    [](nb::handle_t<Plan> self) {
                      const auto& cu = nb::cast<const Plan&>(self).cu_seqlens_q;
@@ -176,14 +190,19 @@ NB_MODULE(_core, m) {
                      return view(self, plan.records.get(), plan.records ? plan.num_records : 0, 4);
                    })
       .def("run", &run, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
-           "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a);
+           "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a, "stream"_a = 0)
+      .def("run_torch", &run_torch, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a, "softmax_scale"_a,
+           "stream"_a, "work_groups"_a = 0);
   m.def("plan", &plan, "cu_seqlens_q"_a.noconvert(), "cu_seqlens_k"_a.noconvert(), nb::kw_only(),
         "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,
-        "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "backend"_a, "workers"_a);
+        "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "backend"_a,
+        "workers"_a.none(), "user_scheduler"_a.none() = nb::none(),
+        "device_lengths"_a.none() = nb::none());
   m.def("isa", &cpu::isa);
   m.def("available_isas", &cpu::available_isas);
   m.def("hardware_threads", &cpu::hardware_threads);
   m.def("support", &support);
+  cuda::bind(m);
   m.attr("DTYPES") = names(kDtypeNames);
   m.attr("SCHEDULERS") = names(kSchedulerNames);
   m.attr("ORDERS") = names(kOrderNames);

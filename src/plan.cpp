@@ -3,34 +3,50 @@
 
 #include <chrono>
 #include <exactile/cpu/params.hpp>
+#include <exactile/cuda/planner_params.hpp>
 #include <limits>
 
+#include "cuda/launch.hpp"
+#include "cuda/plan_memory.hpp"
 #include "support.hpp"
 
 namespace exactile {
 namespace {
 
-/// Tile shape of a backend, and what its planner needs to know of it. `cuda` and `sycl` can be
-/// planned for; their kernels are not in this version.
+/// Tile shape of a backend, and what its planner needs to know of it. `sycl` can be planned for;
+/// its kernels are not in this version.
 struct BackendShape {
   int32_t block_m;
   int32_t block_n;
   int32_t row_step;  ///< rows that are computed together: a tile's rows are rounded up to it
   int32_t block_overhead_rows;  ///< cost of visiting a key block at all, in rows
+  int workers;                  ///< where the caller does not say
 };
 
-constexpr BackendShape shape_of(Backend backend) {
-  switch (backend) {
+/// Longest tile of any backend's kernels.
+constexpr int32_t kMaxBlockM = 128;
+
+BackendShape shape_of(const PlanRequest& request) {
+  switch (request.backend) {
     case Backend::kCpu:
       return {.block_m = cpu::kBlockM,
               .block_n = cpu::kBlockN,
               .row_step = 16,
-              .block_overhead_rows = 4};
-    case Backend::kCuda:
+              .block_overhead_rows = 4,
+              .workers = 1};
+    case Backend::kCuda: {
+      const cuda::Target target = cuda::planning_target(request);
+      return {.block_m = target.shape.block_m,
+              .block_n = target.shape.block_n,
+              .row_step = target.shape.block_m,
+              .block_overhead_rows = 0,
+              .workers = target.workers};
+    }
     case Backend::kSycl:
       break;
   }
-  return {.block_m = 128, .block_n = 128, .row_step = 128, .block_overhead_rows = 0};
+  return {
+      .block_m = 128, .block_n = 128, .row_step = 128, .block_overhead_rows = 0, .workers = 132};
 }
 
 [[noreturn]] void fail(const std::string& message) {
@@ -71,6 +87,11 @@ void check_request(const PlanRequest& r) {
     fail("expected window sizes >= -1 (-1: unbounded), got (" + std::to_string(r.mask.left) + ", " +
          std::to_string(r.mask.right) + ")");
   }
+  if (supported_head_dims(r.backend, r.dtype).empty()) {
+    fail(std::string("expected dtype of the ") + name_of(r.backend, kBackendNames) +
+         " backend to be one of " + supported_dtypes(r.backend) + ", got " +
+         name_of(r.dtype, kDtypeNames));
+  }
   if (!is_supported(r.backend, r.dtype, r.head_dim, r.head_dim_v)) {
     fail("expected (head_dim, head_dim_v) of the " +
          std::string(name_of(r.backend, kBackendNames)) + " backend for " +
@@ -79,14 +100,26 @@ void check_request(const PlanRequest& r) {
          std::to_string(r.head_dim_v) + ")");
   }
   const int64_t group = r.num_heads_q / r.num_heads_kv;
-  if (r.pack_gqa.value_or(false) && group > shape_of(r.backend).block_m) {
-    fail("expected at most " + std::to_string(shape_of(r.backend).block_m) +
+  if (r.pack_gqa.value_or(false) && group > kMaxBlockM) {
+    fail("expected at most " + std::to_string(kMaxBlockM) +
          " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
   }
   if (r.scheduler == SchedulerKind::kIndividual && r.order) {
     fail("expected no order with scheduler Individual (its grid has one), got one");
   }
-  if (r.workers < 1) fail("expected workers >= 1, got " + std::to_string(r.workers));
+  if (r.workers && *r.workers < 1) {
+    fail("expected workers >= 1, got " + std::to_string(*r.workers));
+  }
+  if (r.device_lengths &&
+      (r.backend != Backend::kCuda || r.scheduler == SchedulerKind::kIndividual)) {
+    fail("expected lengths on a GPU for the cuda backend and a scheduler with a tile list, got " +
+         std::string(name_of(r.backend, kBackendNames)) +
+         (r.scheduler ? std::string(" and ") + name_of(*r.scheduler, kSchedulerNames) : ""));
+  }
+  if (r.user_scheduler && r.backend != Backend::kCuda) {
+    fail(std::string("expected the cuda backend for a Scheduler of your own, got ") +
+         name_of(r.backend, kBackendNames));
+  }
 }
 
 /// The cost model of packing: a tile costs, for every key block it visits, its rows rounded up to
@@ -119,14 +152,24 @@ bool choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKi
 /// Longest first balances the workers. Head-major, longest first within a head, keeps a head's K
 /// and V in use for tile after tile: worth up to 2x on the CPU in bfloat16, whose kernels keep
 /// copies of them, where most of the work is in sequences of many tiles; it costs 1.3x on short
-/// sequences, whose heads lie side by side in memory (512 x 34 tokens).
-ListOrder choose_order(const PlanRequest& r, SchedulerKind scheduler, double mean_m_blocks) {
-  constexpr double kManyTiles = 8;
+/// sequences, whose heads lie side by side in memory (512 x 34 tokens). On a GPU it is worth 4 %
+/// where the K and V of all heads of a sequence outgrow the second-level cache (8 x 8192, causal)
+/// and costs 4-10 % where lengths differ, since the longest tiles no longer all come first.
+ListOrder choose_order(const PlanRequest& r, const Plan& plan, double mean_m_blocks) {
   if (r.order) return *r.order;
-  if (scheduler == SchedulerKind::kIndividual) return ListOrder::kNatural;
-  const bool keeps_copies = r.backend == Backend::kCpu && r.dtype == Dtype::kBfloat16;
-  return keeps_copies && mean_m_blocks >= kManyTiles ? ListOrder::kHeadMajor
-                                                     : ListOrder::kLongestFirst;
+  if (plan.scheduler == SchedulerKind::kIndividual) return ListOrder::kNatural;
+  bool head_major = false;
+  if (r.backend == Backend::kCpu) {
+    constexpr double kManyTiles = 8;
+    head_major = r.dtype == Dtype::kBfloat16 && mean_m_blocks >= kManyTiles;
+  } else {
+    constexpr double kLargeBytes = 16 << 20;
+    const double kv_bytes = mean_m_blocks * plan.tile_tokens * r.num_heads_kv *
+                            (r.head_dim + r.head_dim_v) * dtype_bytes(r.dtype);
+    const bool alike = mean_m_blocks * plan.batch() < 1.5 * plan.num_records;
+    head_major = alike && kv_bytes >= kLargeBytes;
+  }
+  return head_major ? ListOrder::kHeadMajor : ListOrder::kLongestFirst;
 }
 
 /// FLOPs and bytes from the pairs and rows that exist; each needed row is read once, each output
@@ -186,7 +229,7 @@ void write_list(const TileListSpec& spec, Plan& plan) {
 Plan make_plan(const PlanRequest& r) {
   const auto begin = std::chrono::steady_clock::now();
   check_request(r);
-  const BackendShape shape = shape_of(r.backend);
+  const BackendShape shape = shape_of(r);
   const SchedulerKind scheduler = r.scheduler.value_or(SchedulerKind::kValidOnlyPersistent);
   const bool pack_gqa = choose_packing(r, shape, scheduler);
   const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
@@ -203,13 +246,16 @@ Plan make_plan(const PlanRequest& r) {
       .order = ListOrder::kNatural,
       .pack_gqa = pack_gqa,
       .backend = r.backend,
-      .workers = r.workers,
+      .workers = r.workers.value_or(shape.workers),
       .block_m = shape.block_m,
       .block_n = shape.block_n,
       .tile_tokens = pack_gqa ? shape.block_m / group : shape.block_m,
       .tile_heads = static_cast<int32_t>(pack_gqa ? r.num_heads_kv : r.num_heads_q),
+      .user_scheduler = r.user_scheduler,
+      .device_lengths = r.device_lengths,
   };
-  plan.order = choose_order(r, scheduler, count_work(r, plan));
+  if (r.backend == Backend::kCuda) plan.device_memory = std::make_shared<cuda::PlanMemory>();
+  plan.order = choose_order(r, plan, count_work(r, plan));
   const TileListSpec spec{
       .cu_seqlens_q = plan.cu_seqlens_q.data(),
       .cu_seqlens_k = plan.cu_seqlens_k.data(),
@@ -218,6 +264,9 @@ Plan make_plan(const PlanRequest& r) {
       .block_n = plan.block_n,
       .mask = plan.mask,
   };
+  if (r.device_lengths) {
+    plan.num_records = cuda::max_num_records(plan.total_q(), plan.batch(), plan.tile_tokens);
+  }
   plan.valid = plan.num_records * plan.tile_heads;
   plan.launched = plan.valid;
   if (scheduler == SchedulerKind::kIndividual) {
@@ -234,7 +283,12 @@ Plan make_plan(const PlanRequest& r) {
          std::to_string(highest_index - plan.workers) + " with scheduler " +
          name_of(scheduler, kSchedulerNames));
   }
-  if (scheduler != SchedulerKind::kIndividual) write_list(spec, plan);
+  if (r.device_lengths) {
+    plan.valid = plan.pairs = plan.flops = plan.bytes = 0;
+    cuda::enqueue_planner(plan);
+  } else if (scheduler != SchedulerKind::kIndividual) {
+    write_list(spec, plan);
+  }
   const std::chrono::duration<double, std::micro> elapsed =
       std::chrono::steady_clock::now() - begin;
   plan.planning_us = elapsed.count();

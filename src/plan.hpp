@@ -13,6 +13,20 @@
 
 namespace exactile {
 
+namespace cuda {
+struct UserScheduler;
+class PlanMemory;
+}  // namespace cuda
+
+/// cu_seqlens in CUDA memory, that no host has seen. The host's copies in PlanRequest and Plan are
+/// stand-ins then: as many sequences and tokens, shared out evenly.
+struct DeviceLengths {
+  const int32_t* cu_seqlens_q;  ///< (batch + 1,)
+  const int32_t* cu_seqlens_k;  ///< (batch + 1,)
+  int device;
+  uint64_t stream;  ///< where the planner is enqueued
+};
+
 /// What is to be computed, and what the caller has decided about how.
 struct PlanRequest {
   std::span<const int32_t> cu_seqlens_q;  ///< (batch + 1,)
@@ -27,7 +41,9 @@ struct PlanRequest {
   std::optional<bool> pack_gqa;            ///< empty: the planner chooses
   std::optional<ListOrder> order;          ///< empty: the planner chooses
   Backend backend;
-  int workers;  ///< work-groups that the device runs at a time
+  std::optional<int> workers;  ///< work-groups that the device runs at a time; empty: the backend's
+  std::shared_ptr<const cuda::UserScheduler> user_scheduler = nullptr;  ///< in place of `scheduler`
+  std::optional<DeviceLengths> device_lengths = std::nullopt;
 };
 
 struct Plan {
@@ -55,6 +71,10 @@ struct Plan {
   double planning_us = 0;
   std::unique_ptr<TileRecord[]> records =
       nullptr;  ///< (num_records,) in `order`; null for Individual
+  std::shared_ptr<const cuda::UserScheduler> user_scheduler = nullptr;
+  /// With these `num_records` and `launched` are bounds, and `valid` and the work are unknown: 0.
+  std::optional<DeviceLengths> device_lengths = std::nullopt;
+  std::shared_ptr<cuda::PlanMemory> device_memory = nullptr;  ///< of the cuda backend
 
   int32_t batch() const { return static_cast<int32_t>(cu_seqlens_q.size()) - 1; }
   int32_t group() const { return num_heads_q / num_heads_kv; }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu/launch.hpp"
+#include "cuda/launch.hpp"
 
 namespace exactile {
 namespace {
@@ -44,6 +45,23 @@ void check_array(const ArrayRef& array, const std::string& name,
   }
 }
 
+void check_device(Backend backend, const Device& device) {
+  switch (backend) {
+    case Backend::kCpu:
+      if (device.type == kDeviceCpu) return;
+      fail("expected arrays in CPU memory for the cpu backend, got device type " +
+           std::to_string(device.type));
+    case Backend::kCuda:
+      if (device.type == kDeviceCuda || device.type == kDeviceCudaManaged) return;
+      fail("expected arrays in CUDA memory for the cuda backend, got device type " +
+           std::to_string(device.type));
+    case Backend::kSycl:
+      break;
+  }
+  fail(std::string("expected a plan for the cpu or the cuda backend: this version can plan for ") +
+       name_of(backend, kBackendNames) + " but has no kernels for it");
+}
+
 }  // namespace
 
 void run_plan(const Plan& plan, const PrefillArgs& args) {
@@ -56,15 +74,10 @@ void run_plan(const Plan& plan, const PrefillArgs& args) {
   if (!std::isfinite(args.softmax_scale) || args.softmax_scale <= 0) {
     fail("expected a finite softmax_scale > 0, got " + std::to_string(args.softmax_scale));
   }
-  if (plan.backend != Backend::kCpu) {
-    fail(std::string("expected a plan for the cpu backend: this version can plan for ") +
-         name_of(plan.backend, kBackendNames) + " but has no kernels for it");
-  }
-  if (device.type != 1) {
-    fail("expected arrays in CPU memory for the cpu backend, got device type " +
-         std::to_string(device.type));
-  }
-  cpu::launch(plan, args);
+  check_device(plan.backend, device);
+  if (plan.backend == Backend::kCpu) return cpu::launch(plan, args);
+  if (const std::string refused = cuda::refusal(args); !refused.empty()) fail(refused);
+  cuda::launch(plan, args);
 }
 
 }  // namespace exactile

@@ -10,10 +10,12 @@ namespace exactile {
 
 /// Where an array lies, in the numbering of DLPack.
 struct Device {
-  int type;  ///< 1: CPU, 2: CUDA, 14: oneAPI
+  int type;
   int id;
   bool operator==(const Device&) const = default;
 };
+
+inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13;
 
 /// An array as the caller gave it. Strides in elements.
 struct ArrayRef {
@@ -32,6 +34,8 @@ struct PrefillArgs {
   ArrayRef out;          ///< (total_q, num_heads_q, head_dim_v)
   float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
   double softmax_scale;
+  uint64_t stream = 0;             ///< CUDA: handle of the stream; 0: the default stream
+  int32_t* work_groups = nullptr;  ///< CUDA, for tests: PrefillParams::work_groups
 };
 
 /// Checks everything, then computes. Throws std::invalid_argument before anything is written.

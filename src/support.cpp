@@ -37,6 +37,15 @@ bool is_supported(Backend backend, Dtype dtype, int64_t head_dim, int64_t head_d
   });
 }
 
+std::string supported_dtypes(Backend backend) {
+  std::string list;
+  for (int i = 0; i < kNumDtypes; ++i) {
+    if (rows_of(backend, static_cast<Dtype>(i)).empty()) continue;
+    list += (list.empty() ? "" : ", ") + std::string(kDtypeNames[i]);
+  }
+  return list;
+}
+
 std::string supported_head_dims(Backend backend, Dtype dtype) {
   std::string list;
   for (const SupportRow& row : rows_of(backend, dtype)) {

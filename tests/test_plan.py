@@ -162,6 +162,9 @@ def test_a_plan_for_a_gpu_needs_none():
     plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, backend="cuda", workers=132)
     assert plan.launched == 132
     x = np.zeros((13856, 32, 128), np.uint16)
+    with pytest.raises(ValueError, match="arrays in CUDA memory for the cuda backend, got device"):
+        plan.run(x, x[:, :8], x[:, :8])
+    plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, backend="sycl")
     with pytest.raises(ValueError, match="has no kernels for it"):
         plan.run(x, x[:, :8], x[:, :8])
 

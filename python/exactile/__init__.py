@@ -7,13 +7,16 @@ measures.
 
 from __future__ import annotations
 
+import sys as _sys
 from importlib.metadata import version as _version
 from pathlib import Path as _Path
 from typing import Any
 
 from exactile import _core, workloads
 from exactile.api import varlen_prefill
-from exactile.plan import BACKENDS, SCHEDULERS, Plan, get_num_threads, plan, set_num_threads
+from exactile.plan import BACKENDS, SCHEDULERS, Plan, plan
+from exactile.scheduler import Scheduler
+from exactile.threads import get_num_threads, set_num_threads
 
 __version__ = _version("exactile")
 
@@ -21,6 +24,7 @@ __all__ = [
     "BACKENDS",
     "SCHEDULERS",
     "Plan",
+    "Scheduler",
     "cmake_dir",
     "get_num_threads",
     "include_dir",
@@ -42,6 +46,14 @@ def cmake_dir() -> str:
     return str(_Path(_core.__file__).parent / "cmake")
 
 
+def _cubin_dir() -> _Path:
+    return _Path(_core.__file__).parent / "cubins"
+
+
+# Where device code, shipped kernels and NVRTC's package are looked for.
+_core.configure(include_dir(), str(_cubin_dir()), [path for path in _sys.path if path])
+
+
 def info() -> dict[str, Any]:
     """What is available here: version, headers, backends and why not.
 
@@ -49,13 +61,12 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``include_dir``, and ``backends``: name -> ``available`` (bool), ``reason``
-        (str or None), and for the CPU ``isa`` (instruction set in use), ``isas`` (those that run
-        here), ``threads``.
+        (str or None). For the CPU: ``isa`` (instruction set in use), ``isas`` (those that run
+        here), ``threads``. For CUDA: ``driver`` (version or None), ``devices`` (list of ``name``,
+        ``compute_capability``, ``multiprocessors``, ``memory_bytes``), ``kernels`` (number in the
+        package), ``cache_dir``, ``nvrtc`` (``path`` and ``version``, or None) and
+        ``nvrtc_reason``.
     """
-    missing = "planning only: this version has no kernels for it"
-    backends: dict[str, Any] = {
-        name: {"available": False, "reason": missing} for name in BACKENDS if name != "cpu"
-    }
     cpu = {
         "available": True,
         "reason": None,
@@ -63,8 +74,34 @@ def info() -> dict[str, Any]:
         "isas": _core.available_isas(),
         "threads": get_num_threads(),
     }
+    missing = "planning only: this version has no kernels for it"
     return {
         "version": __version__,
         "include_dir": include_dir(),
-        "backends": {"cpu": cpu, **backends},
+        "backends": {
+            "cpu": cpu,
+            "cuda": _cuda_info(),
+            "sycl": {"available": False, "reason": missing},
+        },
     }
+
+
+def _cuda_info() -> dict[str, Any]:
+    cuda: dict[str, Any] = {"available": False, "reason": None, "driver": None, "devices": []}
+    try:
+        found = _core.cuda_driver_info()
+        major, minor = divmod(found["driver_version"], 1000)
+        cuda |= {"driver": f"{major}.{minor // 10}", "devices": found["devices"]}
+        cuda["available"] = any(x["compute_capability"] >= (8, 0) for x in cuda["devices"])
+        if not cuda["available"]:
+            cuda["reason"] = "expected a GPU of compute capability 8.0 or newer"
+    except RuntimeError as error:
+        cuda["reason"] = str(error)
+    cuda["kernels"] = len(list(_cubin_dir().glob("*.cubin")))
+    cuda["cache_dir"] = _core.cache_directory()
+    try:
+        path, version = _core.nvrtc_info()
+        cuda |= {"nvrtc": {"path": path, "version": version}, "nvrtc_reason": None}
+    except RuntimeError as error:
+        cuda |= {"nvrtc": None, "nvrtc_reason": str(error)}
+    return cuda

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from exactile._arrays import Array, check_input, dtype_name
+from exactile._device import backend_of
 from exactile.plan import plan
+from exactile.scheduler import Scheduler
 
 
 def varlen_prefill(
@@ -20,28 +22,30 @@ def varlen_prefill(
     softmax_scale: float | None = None,
     out: Array | None = None,
     return_lse: bool = False,
-    scheduler: str = "auto",
+    scheduler: str | Scheduler = "auto",
     order: str | None = None,
     pack_gqa: bool | None = None,
     backend: str | None = None,
     workers: int | None = None,
+    stream: Any = None,
 ) -> Any:
     """Attention over a batch of sequences packed back to back, each attending to itself.
 
     Parameters
     ----------
     q : array, shape (total_q, num_heads_q, head_dim)
-        float32, float16 or bfloat16; numpy, torch or DLPack, on the CPU, the last dimension
-        contiguous. bfloat16 in numpy is ``ml_dtypes.bfloat16``.
+        float32 (CPU), float16 or bfloat16; numpy, torch, CuPy or DLPack, on the CPU or a GPU, the
+        last dimension contiguous. bfloat16 in numpy is ``ml_dtypes.bfloat16``.
     k : array, shape (total_k, num_heads_kv, head_dim)
     v : array, shape (total_k, num_heads_kv, head_dim_v)
     cu_seqlens_q : integers, shape (batch + 1,)
-        Running sums of the query lengths, from 0 to total_q.
+        Running sums of the query lengths, from 0 to total_q. In GPU memory (int32) they are planned
+        there.
     cu_seqlens_k : integers, shape (batch + 1,), optional
         The same for keys and values. Default: `cu_seqlens_q`.
     causal, window, scheduler, order, pack_gqa, backend, workers
-        As `exactile.plan`.
-    softmax_scale, out, return_lse
+        As `exactile.plan`; the default backend is that of the arrays' device.
+    softmax_scale, out, return_lse, stream
         As `exactile.Plan.run`.
 
     Returns
@@ -95,7 +99,12 @@ def varlen_prefill(
         scheduler=scheduler,
         order=order,
         pack_gqa=pack_gqa,
-        backend=backend,
+        backend=backend or backend_of(q),
         workers=workers,
+        total_q=q.shape[0],
+        total_k=k.shape[0],
+        stream=stream,
     )
-    return planned.run(q, k, v, out=out, return_lse=return_lse, softmax_scale=softmax_scale)
+    return planned.run(
+        q, k, v, out=out, return_lse=return_lse, softmax_scale=softmax_scale, stream=stream
+    )

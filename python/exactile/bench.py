@@ -7,20 +7,16 @@ lengths.
 from __future__ import annotations
 
 import json
-import platform
-import re
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import exactile
-from exactile._arrays import aligned_empty
+from exactile.machines import Gpu, Host
 from exactile.peers import TorchSdpa
 from exactile.plan import Plan
 from exactile.reference import reference, to_bfloat16, widened
@@ -76,7 +72,7 @@ class Result:
 
     command: str
     version: str
-    device: str
+    device: dict[str, str]
     isa: str | None
     plan: dict[str, Any]
     iterations: int
@@ -210,6 +206,7 @@ def _row_scales(out: Any, lse: Any) -> npt.NDArray[np.float64]:
 def measure(
     plan: Plan,
     data: Data,
+    machine: Host | Gpu,
     *,
     iterations: int,
     warmup: int,
@@ -224,6 +221,8 @@ def measure(
     ----------
     plan, data
         What to run.
+    machine : Host or Gpu
+        Where to run it.
     iterations : int
         Timed runs, at least 1.
     warmup : int
@@ -241,26 +240,27 @@ def measure(
     -------
     Result
     """
-    out = aligned_empty((*data.q.shape[:2], data.v.shape[2]), data.q.dtype)
+    inputs = [machine.put(x) for x in data]
+    out = machine.empty(inputs[0], (*data.q.shape[:2], data.v.shape[2]))
     other = TorchSdpa(plan, *data) if peer else None
     verification = None
     if verified:
         progress(f"{plan.scheduler}: verify")
-        _, lse = plan.run(*data, out=out, return_lse=True)
-        verification = verify(plan, data, out, lse)
+        _, lse = plan.run(*inputs, out=out, return_lse=True)
+        verification = verify(plan, data, machine.get(out), machine.get(lse))
     times_ms: list[float] = []
     peer_times_ms: list[float] = []
     for i in range(min(0, verified - warmup), iterations):  # below 0: warming up
         progress(f"{plan.scheduler}: " + (f"run {i + 1} of {iterations}" if i >= 0 else "warm up"))
-        times_ms.append(_milliseconds(lambda: plan.run(*data, out=out)))
+        times_ms.append(machine.milliseconds(lambda: plan.run(*inputs, out=out), plan.bytes))
         if other:
-            peer_times_ms.append(_milliseconds(other))
+            peer_times_ms.append(machine.milliseconds(other, plan.bytes))
     times_ms = times_ms[-iterations:]
     median_ms = statistics.median(times_ms)
     return Result(
         command=command,
         version=exactile.__version__,
-        device=device_name(),
+        device=machine.describe(),
         isa=exactile.info()["backends"][plan.backend].get("isa"),
         plan=plan_fields(plan),
         iterations=iterations,
@@ -277,12 +277,6 @@ def measure(
     )
 
 
-def _milliseconds(run: Callable[[], Any]) -> float:
-    start_ns = time.perf_counter_ns()
-    run()
-    return (time.perf_counter_ns() - start_ns) / 1e6
-
-
 def _peer_result(
     plan: Plan, peer: TorchSdpa, out: npt.NDArray[Any], our_ms: float, times_ms: list[float]
 ) -> PeerResult:
@@ -296,12 +290,3 @@ def _peer_result(
         matmul_tflops=peer.matmul_tflops(plan.dtype),
         max_difference=float(np.abs(widened(out) - theirs).max(initial=0)),
     )
-
-
-def device_name() -> str:
-    """Return the CPU's model name."""
-    try:
-        models = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        models = []
-    return models[0] if models else platform.processor() or platform.machine()

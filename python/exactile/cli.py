@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 import exactile
 from exactile import workloads
 from exactile._arrays import as_int32
-from exactile.bench import Result, device_name, measure, plan_fields, random_data
+from exactile.bench import Result, measure, plan_fields, random_data
+from exactile.machines import machine_of, processor_name
 from exactile.plan import Plan
 from exactile.workloads import Lengths
 
@@ -128,7 +129,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--peers", action="store_true", help="also time PyTorch per sequence, in turns"
     )
     add("pack_gqa", "auto", "the heads of a kv head share a tile", choices=("auto", "0", "1"))
-    add("backend", None, "where to run (default: cpu)", metavar="NAME")
+    add("backend", "auto", "auto: the GPU where there is one, else cpu", metavar="NAME")
     add_int("threads", None, "CPU threads (default: all)")
     add_int("iterations", 100, "timed runs")
     add_int("warmup", 1, "untimed runs before them")
@@ -196,11 +197,17 @@ def _plans(args: argparse.Namespace) -> list[Plan]:
             window=(args.window_left, args.window_right),
             scheduler=scheduler,
             pack_gqa=None if args.pack_gqa == "auto" else args.pack_gqa == "1",
-            backend=args.backend,
+            backend=_backend(args.backend),
             workers=args.threads,
         )
         for scheduler in _chosen_schedulers(args)
     ]
+
+
+def _backend(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if exactile.info()["backends"]["cuda"]["available"] else "cpu"
 
 
 # --- commands ---------------------------------------------------------------------------------
@@ -215,9 +222,15 @@ def _bench(args: argparse.Namespace) -> int:
     backend = exactile.info()["backends"][first.backend]
     if not backend["available"]:
         raise ValueError(f"--backend={first.backend}: {backend['reason']}")
+    if args.peers and first.backend != "cpu":
+        raise ValueError(f"--peers: expected --backend=cpu, got {first.backend}")
+    machine = machine_of(first.backend)
     where = f"{first.backend} ({backend['isa']})" if backend.get("isa") else first.backend
     steps = 1 + len(plans) * (max(args.warmup, args.verify) + args.iterations)
-    print(f"exactile {exactile.__version__}, {where}, {first.workers} workers, {device_name()}")
+    print(
+        f"exactile {exactile.__version__}, {where}, {first.workers} workers, "
+        + ", ".join(machine.describe().values())
+    )
     summary = first.summary()
     print(
         summary if len(plans) == 1 else summary.partition("\nscheduler")[0], end="\n\n", flush=True
@@ -230,6 +243,7 @@ def _bench(args: argparse.Namespace) -> int:
                 result = measure(
                     plan,
                     data,
+                    machine,
                     iterations=args.iterations,
                     warmup=args.warmup,
                     verified=bool(args.verify),
@@ -260,12 +274,26 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     info = exactile.info()
-    rows = {"version": info["version"], "headers": info["include_dir"], "processor": device_name()}
+    rows = {"version": info["version"], "headers": info["include_dir"]}
+    rows["processor"] = processor_name()
     for name, backend in info["backends"].items():
         rows[name] = backend["reason"] or "available"
         if backend.get("isa"):
             isas = ", ".join(backend["isas"])
             rows[name] = f"{backend['isa']} (of {isas}), {backend['threads']} threads"
+        if "kernels" in backend:
+            rows["  kernels"] = f"{backend['kernels']} in the wheel"
+            rows["  cache"] = backend["cache_dir"] or "none: memory only"
+            nvrtc = backend["nvrtc"]
+            rows["  NVRTC"] = (
+                f"{nvrtc['version']}, {nvrtc['path']}" if nvrtc else backend["nvrtc_reason"]
+            )
+        for i, device in enumerate(backend.get("devices", ())):
+            major, minor = device["compute_capability"]
+            rows[f"  device {i}"] = (
+                f"{device['name']}, sm_{major}{minor}, {device['multiprocessors']} SMs, "
+                f"{device['memory_bytes'] >> 30} GiB, driver {backend['driver']}"
+            )
     print("\n".join(f"{name:<11} {text}" for name, text in rows.items()))
     return 0
 

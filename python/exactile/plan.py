@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,51 +18,21 @@ from exactile._arrays import (
     give_back,
     storage,
 )
+from exactile._device import (
+    DeviceLengths,
+    backend_of,
+    is_torch_cuda,
+    run_foreign,
+    run_torch,
+)
+from exactile.scheduler import Scheduler
+from exactile.threads import get_num_threads
 
 SCHEDULERS: tuple[str, ...] = _core.SCHEDULERS
 """Names of the tile schedulers; ``"auto"`` lets the planner choose."""
 
 BACKENDS: tuple[str, ...] = _core.BACKENDS
 """Names of the backends that can be planned for."""
-
-_num_threads: int | None = None
-
-
-def set_num_threads(num_threads: int | None) -> None:
-    """Set the CPU threads of plans made from now on.
-
-    Parameters
-    ----------
-    num_threads : int or None
-        At least 1. None: ``EXACTILE_NUM_THREADS``, or as many as the process may run on.
-
-    Raises
-    ------
-    ValueError
-        `num_threads` is less than 1.
-    """
-    global _num_threads
-    if num_threads is not None and num_threads < 1:
-        raise ValueError(f"set_num_threads: expected at least 1 thread, got {num_threads}")
-    _num_threads = num_threads
-
-
-def get_num_threads() -> int:
-    """CPU threads of plans made from now on.
-
-    Raises
-    ------
-    ValueError
-        The environment variable ``EXACTILE_NUM_THREADS`` is not a positive integer.
-    """
-    if _num_threads is not None:
-        return _num_threads
-    wanted = os.environ.get("EXACTILE_NUM_THREADS", "")
-    if not wanted:
-        return _core.hardware_threads()
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise ValueError(f"EXACTILE_NUM_THREADS: expected a positive integer, got {wanted!r}")
-    return int(wanted)
 
 
 class Seqlens(NamedTuple):
@@ -127,14 +96,23 @@ class Plan:
     bytes: int
     planning_us: float
 
-    def __init__(self, core: _core.Plan) -> None:
+    def __init__(self, core: _core.Plan, lengths: DeviceLengths | None = None) -> None:
         self._core = core
+        self._device_lengths = lengths  # keeps the arrays alive
         for name in Plan.__annotations__:
             setattr(self, name, getattr(core, name))
 
     @property
     def seqlens(self) -> Seqlens:
-        """Lengths of the sequences, int32, two arrays of shape (batch,)."""
+        """Lengths of the sequences, int32, two arrays of shape (batch,).
+
+        Raises
+        ------
+        ValueError
+            The lengths are on a GPU.
+        """
+        if self._device_lengths:
+            raise ValueError("Plan.seqlens: the lengths of this plan are on the GPU")
         return Seqlens(np.diff(self._core.cu_seqlens_q), np.diff(self._core.cu_seqlens_k))
 
     @property
@@ -152,6 +130,8 @@ class Plan:
 
     def summary(self) -> str:
         """A few lines of text: the batch, the launch, the work."""
+        if self._device_lengths:
+            return repr(self)
         lengths = self.seqlens
         same = np.array_equal(lengths.q, lengths.k)
         heads = f"{self.num_heads_q}/{self.num_heads_kv} heads"
@@ -176,6 +156,11 @@ class Plan:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
+        if self._device_lengths:
+            return (
+                f"<exactile.Plan {self.scheduler}: {self.batch} sequences planned on the GPU, at "
+                f"most {self.launched} work-groups, {self.backend}>"
+            )
         return (
             f"<exactile.Plan {self.scheduler}: {self.batch} sequences, {self.launched} work-groups "
             f"for {self.valid} tiles, {self.backend}>"
@@ -190,15 +175,16 @@ class Plan:
         out: Array | None = None,
         return_lse: bool = False,
         softmax_scale: float | None = None,
+        stream: Any = None,
     ) -> Any:
         """Compute attention for the planned batch.
 
         Parameters
         ----------
         q : array, shape (total_q, num_heads_q, head_dim)
-            numpy, torch or DLPack, of the plan's dtype, on the CPU. Strides are free but for the
-            last dimension, which is contiguous. bfloat16 in numpy is ``ml_dtypes.bfloat16``, or
-            uint16 storage.
+            numpy, torch, CuPy or DLPack, of the plan's dtype, on the plan's backend. Strides are
+            free but for the last dimension, which is contiguous. bfloat16 in numpy is
+            ``ml_dtypes.bfloat16``, or uint16 storage.
         k : array, shape (total_k, num_heads_kv, head_dim)
         v : array, shape (total_k, num_heads_kv, head_dim_v)
         out : array, shape (total_q, num_heads_q, head_dim_v), optional
@@ -207,6 +193,10 @@ class Plan:
             Also return the log-sum-exp of every row's scaled scores.
         softmax_scale : float, optional
             Finite and > 0. Default: ``head_dim ** -0.5``.
+        stream : int or stream object, optional
+            CUDA: where to enqueue; a handle, or an object with ``__cuda_stream__`` or
+            ``cuda_stream``. Default: the current stream of torch or CuPy for their arrays, else the
+            default stream.
 
         Returns
         -------
@@ -221,17 +211,26 @@ class Plan:
             An array does not fit the plan or another array. Nothing has been written.
         TypeError
             An argument is no array that can be used.
+        RuntimeError
+            CUDA: no driver, no kernel and no compiler for it, or a driver call that failed.
 
         Notes
         -----
+        On CUDA the call returns when the work is enqueued. Arrays whose strides TMA cannot take go
+        to the sm80 kernels. A CUDA graph that captured a run needs the plan alive.
+
         Deterministic: the same call gives the same bits, whatever the scheduler, the threads and
         the rest of the batch. The GIL is released.
         """
-        for x, name in ((q, "q"), (k, "k"), (v, "v")):
-            check_input(x, name)
         if softmax_scale is None:
             softmax_scale = self.head_dim**-0.5
-        total_q = int(self._core.cu_seqlens_q[-1])
+        if is_torch_cuda(q):
+            return run_torch(self._core, q, k, v, out, return_lse, softmax_scale, stream)
+        for x, name in ((q, "q"), (k, "k"), (v, "v")):
+            check_input(x, name)
+        if self.backend == "cuda" and backend_of(q) == "cuda":
+            return run_foreign(self._core, q, k, v, out, return_lse, softmax_scale, stream)
+        total_q = self._core.total_q
         result = out
         if result is None:
             result = empty_like(q, (total_q, self.num_heads_q, self.head_dim_v))
@@ -257,11 +256,14 @@ def plan(
     dtype: Any,
     causal: bool = False,
     window: tuple[int, int] = (-1, -1),
-    scheduler: str = "auto",
+    scheduler: str | Scheduler = "auto",
     order: str | None = None,
     pack_gqa: bool | None = None,
     backend: str | None = None,
     workers: int | None = None,
+    total_q: int | None = None,
+    total_k: int | None = None,
+    stream: Any = None,
 ) -> Plan:
     """Plan a batch from its lengths. Needs no device and allocates no tensor.
 
@@ -284,8 +286,8 @@ def plan(
         Row i sees keys ``j <= i + (len_k - len_q)`` (bottom-right aligned): a right window of 0.
     window : tuple[int, int]
         Keys visible left and right of a row's position ``i + (len_k - len_q)``; -1: unbounded.
-    scheduler : str
-        One of `SCHEDULERS`, or ``"auto"``.
+    scheduler : str or Scheduler
+        One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA).
     order : {"natural", "longest_first", "head_major"}, optional
         Of the tile list. Default: longest first.
     pack_gqa : bool, optional
@@ -294,7 +296,14 @@ def plan(
     backend : str, optional
         One of `BACKENDS`. Default: ``"cpu"``.
     workers : int, optional
-        Work-groups that run at a time. Default: `get_num_threads` for the CPU, 132 for others.
+        Work-groups that run at a time. Default: `get_num_threads` for the CPU; what the current
+        GPU runs at a time, or 132 without one.
+    total_q, total_k : int, optional
+        With cu_seqlens in GPU memory (int32): the tokens of the packed tensors. The list is then
+        made on the GPU, on `stream`, without a wait on the host: launches and `num_records` are
+        bounds, work is not counted. Captured in a CUDA graph it is made anew by every replay.
+    stream : int or stream object, optional
+        For lengths on a GPU; as in `Plan.run`.
 
     Returns
     -------
@@ -307,20 +316,31 @@ def plan(
     TypeError
         Lengths that are no integers, or not on the host.
     """
-    cu_q = _cu_seqlens(cu_seqlens_q, seqlens_q, "q")
-    keys_follow = cu_seqlens_k is None and seqlens_k is None
-    cu_k = cu_q if keys_follow else _cu_seqlens(cu_seqlens_k, seqlens_k, "k")
+    lengths = None
+    if cu_seqlens_q is not None and seqlens_q is None and backend_of(cu_seqlens_q) == "cuda":
+        lengths = DeviceLengths(cu_seqlens_q, cu_seqlens_k, total_q, total_k, stream)
+        cu_q, cu_k = lengths.stand_ins
+        backend = backend or "cuda"
+    else:
+        cu_q = _cu_seqlens(cu_seqlens_q, seqlens_q, "q")
+        keys_follow = cu_seqlens_k is None and seqlens_k is None
+        cu_k = cu_q if keys_follow else _cu_seqlens(cu_seqlens_k, seqlens_k, "k")
     if len(window) != 2:
         raise ValueError(f"plan: expected window of two sizes, (left, right), got {window}")
     left, right = window
     if causal:
         right = 0 if right < 0 else min(right, 0)
     backend = backend or "cpu"
-    if scheduler not in (*SCHEDULERS, "auto"):
+    own, name = None, None
+    if isinstance(scheduler, Scheduler):
+        own = scheduler
+    elif scheduler not in (*SCHEDULERS, "auto"):
         expected = ", ".join((*SCHEDULERS, "auto"))
         raise ValueError(f"plan: scheduler: expected one of {expected}, got {scheduler!r}")
-    if workers is None:
-        workers = get_num_threads() if backend == "cpu" else 132
+    elif scheduler != "auto":
+        name = scheduler
+    if workers is None and backend == "cpu":
+        workers = get_num_threads()
     return Plan(
         _core.plan(
             cu_q,
@@ -331,12 +351,15 @@ def plan(
             head_dim_v=head_dim if head_dim_v is None else head_dim_v,
             dtype=dtype if isinstance(dtype, str) else _dtype_argument(dtype),
             window=(left, right),
-            scheduler=None if scheduler == "auto" else scheduler,
+            scheduler=name,
             order=order,
             pack_gqa=pack_gqa,
             backend=backend,
             workers=workers,
-        )
+            user_scheduler=(own.name, own.source, own.like) if own else None,
+            device_lengths=lengths.core if lengths else None,
+        ),
+        lengths,
     )
 
 

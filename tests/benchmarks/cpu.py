@@ -39,7 +39,17 @@ def run(trace: str, options: list[str]) -> int:
     ):
         part = RESULTS.with_suffix(".part")
         arguments = [*lengths, *HEADS, f"--dtype={dtype}", *(["--is_causal"] if causal else [])]
-        code = main(["bench", *arguments, "--peers", "--iterations=7", f"--json={part}", *options])
+        code = main(
+            [
+                "bench",
+                *arguments,
+                "--peers",
+                "--backend=cpu",
+                "--iterations=7",
+                f"--json={part}",
+                *options,
+            ]
+        )
         if code:
             part.unlink(missing_ok=True)
             return code

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import exactile
-from exactile.bench import device_name
+from exactile.machines import processor_name
 
 RESULTS = Path(__file__).with_name("planning.jsonl")
 
@@ -43,7 +43,7 @@ def main() -> None:
             row = dict(
                 commit=commit,
                 command="python tests/benchmarks/planning.py",
-                device=device_name(),
+                device=processor_name(),
                 sequences=batch,
                 tokens=int(lengths[-1]),
                 causal=causal,

@@ -1,0 +1,206 @@
+"""Runs on a GPU: whose memory, which stream, where the result goes. Imports no array library."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from exactile import _core
+
+_CPU, _CUDA, _CUDA_MANAGED, _ONEAPI = 1, 2, 13, 14  # DLPack
+_BACKENDS = {_CPU: "cpu", _CUDA: "cuda", _CUDA_MANAGED: "cuda", _ONEAPI: "sycl"}
+
+
+def backend_of(x: Any) -> str:
+    """Name of the backend that reaches the memory of an array; ``"cpu"`` for an unknown one."""
+    if getattr(x, "is_cuda", False):
+        return "cuda"
+    try:
+        return _BACKENDS.get(int(x.__dlpack_device__()[0]), "cpu")
+    except Exception:  # a device that DLPack does not know: refused when it is run
+        return "cpu"
+
+
+def is_torch_cuda(x: Any) -> bool:
+    """Whether `x` is a torch tensor on a GPU."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor) and x.is_cuda
+
+
+def stream_handle(stream: Any) -> int:
+    """The CUstream that a caller means, as an integer.
+
+    Raises
+    ------
+    TypeError
+        `stream` is no integer and has none of ``__cuda_stream__``, ``cuda_stream`` and ``ptr``.
+    """
+    if hasattr(stream, "__cuda_stream__"):
+        protocol = stream.__cuda_stream__
+        return int((protocol() if callable(protocol) else protocol)[1])
+    for name in ("cuda_stream", "ptr"):
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
+    if isinstance(stream, int) and not isinstance(stream, bool):
+        return stream
+    raise TypeError(
+        "varlen_prefill: expected stream to be an integer handle or an object with "
+        f"__cuda_stream__ or cuda_stream, got {type(stream).__name__}"
+    )
+
+
+class DeviceLengths:
+    """cu_seqlens on a GPU, that are to be planned there: no host ever waits for them.
+
+    Parameters
+    ----------
+    cu_q, cu_k : int32 arrays, shape (batch + 1,)
+        `cu_k` may be None: that of `cu_q`.
+    total_q, total_k : int or None
+        Tokens of the packed tensors: the bound of the launch. `total_k` as `cu_k`.
+
+    Raises
+    ------
+    TypeError
+        No totals, or arrays of another dtype.
+    ValueError
+        Arrays of other shapes, or on another device.
+    """
+
+    def __init__(
+        self, cu_q: Any, cu_k: Any, total_q: int | None, total_k: int | None, stream: Any
+    ) -> None:
+        if cu_k is None:
+            cu_k, total_k = cu_q, total_q
+        if total_q is None or total_k is None:
+            raise TypeError(
+                "plan: expected total_q (and total_k) with cu_seqlens on a GPU: the tokens of the "
+                "packed tensors bound the launch"
+            )
+        self._keep = (cu_q, cu_k)
+        views = [_Lengths(x, name) for x, name in ((cu_q, "cu_seqlens_q"), (cu_k, "cu_seqlens_k"))]
+        first, second = views
+        if (first.size, first.device) != (second.size, second.device):
+            raise ValueError(
+                "plan: expected cu_seqlens_k of the length of cu_seqlens_q and on its device, got "
+                f"{second.size} on {second.device} and {first.size} on {first.device}"
+            )
+        if stream is not None:
+            handle = stream_handle(stream)
+        else:
+            handle = _torch_stream(first.device) if is_torch_cuda(cu_q) else 0
+        self.core = (first.address, second.address, first.device, handle)
+        self.stand_ins = tuple(
+            (np.arange(first.size, dtype=np.int64) * total // max(1, first.size - 1)).astype(
+                np.int32
+            )
+            for total in (total_q, total_k)
+        )
+
+
+class _Lengths:
+    """Address, size and device of int32 lengths on a GPU."""
+
+    def __init__(self, x: Any, name: str) -> None:
+        if str(x.dtype).removeprefix("torch.") != "int32":
+            raise TypeError(f"plan: expected {name} on a GPU of dtype int32, got {x.dtype}")
+        if len(x.shape) != 1 or x.shape[0] < 1:
+            raise ValueError(f"plan: expected {name} of shape (batch + 1,), got {tuple(x.shape)}")
+        self.size = int(x.shape[0])
+        if is_torch_cuda(x):
+            if not x.is_contiguous():
+                raise ValueError(f"plan: expected {name} to be contiguous")
+            self.address, self.device = x.data_ptr(), x.get_device()
+        else:
+            self.address, self.device = _core.cuda_lengths(x)
+
+
+def run_torch(
+    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: float, stream: Any
+) -> Any:
+    """Run a plan on torch tensors, read without DLPack. Arguments as those of `Plan.run`."""
+    device = q.get_device()
+    current = _torch_stream(device)
+    handle = current if stream is None else stream_handle(stream)
+    lse = None
+    # Torch's memory is reused in stream order: results come from the stream that will write them.
+    with nullcontext() if handle == current else _torch_scope(device, handle):
+        if out is None:
+            out = q.new_empty((core.total_q, core.num_heads_q, core.head_dim_v))
+        if return_lse:
+            float32 = sys.modules["torch"].float32
+            lse = q.new_empty((core.num_heads_q, core.total_q), dtype=float32)
+    core.run_torch(q, k, v, out, 0 if lse is None else lse.data_ptr(), scale, handle)
+    return (out, lse) if return_lse else out
+
+
+def _torch_stream(device: int) -> int:
+    torch: Any = sys.modules["torch"]
+    current = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # the public way takes 1 us
+    if current is not None:
+        return int(current(device))
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
+def _torch_scope(device: int, stream: int) -> AbstractContextManager[Any]:
+    torch: Any = sys.modules["torch"]
+    scope: AbstractContextManager[Any] = torch.cuda.stream(
+        torch.cuda.ExternalStream(stream, device=device)
+    )
+    return scope
+
+
+def run_foreign(
+    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: float, stream: Any
+) -> Any:
+    """Run a plan on arrays of any other library. Arguments as those of `Plan.run`."""
+    results = _ForeignResults(q, stream)
+    result = out
+    if out is None:
+        result = results.empty((core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
+    lse = results.empty((core.num_heads_q, core.total_q), "float32") if return_lse else None
+    core.run(q, k, v, result, lse, scale, results.stream)
+    if out is None:
+        result = results.give_back(result)
+    return (result, results.give_back(lse)) if return_lse else result
+
+
+class _ForeignResults:
+    """Where results for arrays of any library but torch come from.
+
+    CuPy allocates its own, and its current stream is the default. Others get memory of ours through
+    their ``from_dlpack`` when the kernel is done: they know nothing of our stream.
+    """
+
+    def __init__(self, q: Any, stream: Any) -> None:
+        self._q = q
+        self._device = int(q.__dlpack_device__()[1])
+        self._cupy: Any = sys.modules.get("cupy") if type(q).__module__.startswith("cupy") else None
+        if stream is None and self._cupy is not None:
+            with q.device:
+                stream = self._cupy.cuda.get_current_stream()
+        self.stream = 0 if stream is None else stream_handle(stream)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """An uninitialised array on the device of q."""
+        if self._cupy is None:
+            return _core.cuda_empty(shape, dtype, self._device)
+        with self._q.device:
+            return self._cupy.empty(shape, "float32" if dtype == "float32" else self._q.dtype)
+
+    def give_back(self, result: Any) -> Any:
+        """`result`, once written, as an array of the library of q."""
+        if self._cupy is not None:
+            return result
+        _core.cuda_synchronize(self._device, self.stream)
+        q = self._q
+        namespace = q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
+        if namespace is None or not hasattr(namespace, "from_dlpack"):
+            raise TypeError(
+                f"varlen_prefill: {type(q).__name__} has no array namespace to make the result "
+                "with; pass out="
+            )
+        return namespace.from_dlpack(result)

@@ -1,0 +1,229 @@
+// src/cuda/device.cpp - devices are opened once and kept; so are loaded kernels and idle memory.
+#include "device.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "../jit/cache.hpp"
+
+namespace exactile::cuda {
+
+constexpr std::size_t kSmallestBlock = 1 << 16;
+
+int Device::count() {
+  int devices = 0;
+  EXACTILE_DRIVER_CALL(Driver::get(), cuDeviceGetCount, &devices);
+  return devices;
+}
+
+int Device::current() {
+  const Driver& driver = Driver::get();
+  Context context = nullptr;
+  DeviceHandle device = 0;
+  EXACTILE_DRIVER_CALL(driver, cuCtxGetCurrent, &context);
+  if (context) EXACTILE_DRIVER_CALL(driver, cuCtxGetDevice, &device);
+  return device;  // handles are ordinals
+}
+
+Device& Device::get(int ordinal) {
+  // Never destroyed: plans may outlive every static object.
+  static std::mutex& mutex = *new std::mutex;
+  static auto& devices = *new std::vector<std::unique_ptr<Device>>(count());
+  if (ordinal < 0 || ordinal >= static_cast<int>(devices.size())) {
+    throw std::invalid_argument("exactile: expected a CUDA device below " +
+                                std::to_string(devices.size()) + ", got " +
+                                std::to_string(ordinal));
+  }
+  const std::scoped_lock lock(mutex);
+  auto& device = devices[ordinal];
+  if (!device) device.reset(new Device(ordinal));
+  return *device;
+}
+
+Device::Device(int ordinal) : driver_(Driver::get()), ordinal_(ordinal) {
+  EXACTILE_DRIVER_CALL(driver_, cuDeviceGet, &handle_, ordinal);
+  char name[256] = {};
+  EXACTILE_DRIVER_CALL(driver_, cuDeviceGetName, name, sizeof name - 1, handle_);
+  name_ = name;
+  EXACTILE_DRIVER_CALL(driver_, cuDeviceTotalMem, &memory_bytes_, handle_);
+  const auto attribute = [&](int& value, int which) {
+    EXACTILE_DRIVER_CALL(driver_, cuDeviceGetAttribute, &value, which, handle_);
+  };
+  attribute(major_, kAttributeComputeCapabilityMajor);
+  attribute(minor_, kAttributeComputeCapabilityMinor);
+  attribute(multiprocessors_, kAttributeMultiprocessorCount);
+  attribute(max_shared_bytes_, kAttributeMaxSharedMemoryPerBlockOptin);
+}
+
+/// The context is made when it is first needed: `info` asks about devices without one.
+void Device::open() {
+  if (context_) return;
+  const std::scoped_lock lock(mutex_);
+  if (context_) return;
+  Context context = nullptr;
+  EXACTILE_DRIVER_CALL(driver_, cuDevicePrimaryCtxRetain, &context, handle_);
+  EXACTILE_DRIVER_CALL(driver_, cuCtxPushCurrent, context);
+  const Result result = driver_.cuStreamCreate(&side_stream_, kStreamNonBlocking);
+  Context popped = nullptr;
+  driver_.cuCtxPopCurrent(&popped);
+  driver_.check(result, "cuStreamCreate");
+  context_ = context;
+}
+
+Room Device::room() const {
+  if (major_ < 8) {
+    throw std::runtime_error("exactile: cuda: expected a GPU of compute capability 8.0 or newer, " +
+                             std::string("got ") + name_ + " of " + std::to_string(major_) + "." +
+                             std::to_string(minor_));
+  }
+  const Room best = major_ == 9 && minor_ == 0 ? Room::kSm90 : Room::kSm80;
+  const Room room = room_from_environment().value_or(best);
+  if (room == Room::kSm90 && best != room) {
+    throw std::invalid_argument(
+        "EXACTILE_CUDA_ROOM: sm90 needs a GPU of compute capability 9.0, "
+        "got " +
+        name_);
+  }
+  return room;
+}
+
+std::string Device::architecture(Room room) const {
+  if (room == Room::kSm90) return "sm_90a";
+  if (major_ == 8) return "sm_80";  // runs on 8.6 and 8.9 too
+  return "sm_" + std::to_string(major_ * 10 + minor_);
+}
+
+const LoadedKernel& Device::kernel(const KernelSpec& spec) {
+  return kernel(make_program(spec, architecture(spec.room)), shape_of(spec));
+}
+
+const LoadedKernel& Device::planner() {
+  return kernel(planner_program(architecture(room())), planner_shape());
+}
+
+const LoadedKernel& Device::kernel(const jit::Program& program, const Shape& shape) {
+  const std::string key = program.name_expression + '\n' + program.source;
+  const std::scoped_lock lock(mutex_);
+  auto& loaded = kernels_[key];
+  if (loaded) return *loaded;
+  if (shape.shared_bytes > max_shared_bytes_) {
+    throw std::runtime_error("exactile: cuda: expected " + std::to_string(shape.shared_bytes) +
+                             " bytes of shared memory a block, " + name_ + " has " +
+                             std::to_string(max_shared_bytes_));
+  }
+  const Kernel handle = load(program);
+  EXACTILE_DRIVER_CALL(driver_, cuKernelSetAttribute, kKernelMaxDynamicSharedSizeBytes,
+                       shape.shared_bytes, handle, handle_);
+  loaded = std::make_unique<LoadedKernel>(LoadedKernel{.handle = handle, .shape = shape});
+  return *loaded;
+}
+
+Kernel Device::load(const jit::Program& program) {
+  const auto refused = [](Result result) {
+    return result == kErrorInvalidImage || result == kErrorNoBinaryForGpu ||
+           result == kErrorInvalidPtx || result == kErrorUnsupportedPtxVersion;
+  };
+  Library library = nullptr;
+  const auto load_data = [&](const jit::Cubin& cubin) {
+    return driver_.cuLibraryLoadData(&library, cubin.image.data(), nullptr, nullptr, 0, nullptr,
+                                     nullptr, 0);
+  };
+  jit::Found found = jit::find(program);
+  Result result = load_data(*found.cubin);
+  // A driver older than the compiler that made the wheel's cubins: the compiler found here fits.
+  if (refused(result)) {
+    found = jit::find(program, /*skip_wheel=*/true);
+    result = load_data(*found.cubin);
+  }
+  driver_.check(result, "cuLibraryLoadData");
+  Kernel kernel = nullptr;
+  const Result got =
+      driver_.cuLibraryGetKernel(&kernel, library, found.cubin->lowered_name.c_str());
+  if (got != kSuccess) driver_.cuLibraryUnload(library);
+  driver_.check(got, "cuLibraryGetKernel");
+  return kernel;
+}
+
+/// Moves what nothing uses any more from released_ to idle_.
+void Device::collect_idle() {
+  std::erase_if(released_, [this](Released& released) {
+    auto& uses = released.last_uses;
+    while (!uses.empty() && driver_.cuEventQuery(uses.back()) == kSuccess) {
+      events_.push_back(uses.back());
+      uses.pop_back();
+    }
+    if (!uses.empty()) return false;
+    idle_.insert(idle_.end(), released.blocks.begin(), released.blocks.end());
+    return true;
+  });
+}
+
+Block Device::acquire(std::size_t bytes) {
+  const RelaxedCapture relaxed;
+  {
+    const std::scoped_lock lock(mutex_);
+    collect_idle();
+    // Not far larger: a small plan does not hold the memory of a large one.
+    constexpr std::size_t kTooLarge = 8;
+    const auto fits = std::ranges::find_if(idle_, [&](const Block& block) {
+      return block.bytes >= bytes && block.bytes / kTooLarge <= max(bytes, kSmallestBlock);
+    });
+    if (fits != idle_.end()) {
+      const Block block = *fits;
+      idle_.erase(fits);
+      return block;
+    }
+  }
+  Block block{.bytes = std::bit_ceil(max(bytes, kSmallestBlock))};
+  EXACTILE_DRIVER_CALL(driver_, cuMemAlloc, &block.device, block.bytes);
+  void* host = nullptr;
+  const Result result = driver_.cuMemHostAlloc(&host, block.bytes, 0);
+  if (result != kSuccess) driver_.cuMemFree(block.device);
+  driver_.check(result, "cuMemHostAlloc");
+  block.host = static_cast<std::byte*>(host);
+  return block;
+}
+
+void Device::release(std::vector<Block> blocks, std::vector<Event> last_uses) {
+  const std::scoped_lock lock(mutex_);
+  released_.push_back({.blocks = std::move(blocks), .last_uses = std::move(last_uses)});
+}
+
+Event Device::make_event() {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (!events_.empty()) {
+      const Event event = events_.back();
+      events_.pop_back();
+      return event;
+    }
+  }
+  Event event = nullptr;
+  EXACTILE_DRIVER_CALL(driver_, cuEventCreate, &event, kEventDisableTiming);
+  return event;
+}
+
+ContextScope::ContextScope(Device& device) {
+  device.open();
+  const Driver& driver = Driver::get();
+  Context current = nullptr;
+  EXACTILE_DRIVER_CALL(driver, cuCtxGetCurrent, &current);
+  if (current == device.context()) return;
+  EXACTILE_DRIVER_CALL(driver, cuCtxPushCurrent, device.context());
+  pushed_ = true;
+}
+
+ContextScope::~ContextScope() {
+  Context popped = nullptr;
+  if (pushed_) Driver::get().cuCtxPopCurrent(&popped);
+}
+
+RelaxedCapture::RelaxedCapture() {
+  EXACTILE_DRIVER_CALL(Driver::get(), cuThreadExchangeStreamCaptureMode, &mode_);
+}
+
+RelaxedCapture::~RelaxedCapture() { Driver::get().cuThreadExchangeStreamCaptureMode(&mode_); }
+
+}  // namespace exactile::cuda

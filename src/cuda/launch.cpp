@@ -1,0 +1,224 @@
+// src/cuda/launch.cpp - a checked plan and its arrays -> tensor maps, Params, one launch.
+#include "launch.hpp"
+
+#include <cmath>
+#include <exactile/scheduler/individual.hpp>
+#include <exactile/scheduler/persistent.hpp>
+#include <exactile/scheduler/valid_only.hpp>
+
+#include "plan_memory.hpp"
+
+namespace exactile::cuda {
+namespace {
+
+constexpr int64_t kAlignment = 16;  // bytes: of a row, for 16-byte loads and for TMA
+
+/// A dimension of one element is stepped over by nobody: its stride says nothing.
+int64_t used_stride(const ArrayRef& a, int dimension) {
+  return a.shape[dimension] > 1 ? a.strides[dimension] : a.shape[2];
+}
+
+bool is_aligned(const ArrayRef& a) {
+  const int64_t bytes = dtype_bytes(a.dtype);
+  return reinterpret_cast<uintptr_t>(a.data) % kAlignment == 0 &&
+         used_stride(a, 0) * bytes % kAlignment == 0 && used_stride(a, 1) * bytes % kAlignment == 0;
+}
+
+/// TMA steps forwards only, by less than 2^40 bytes, over at most 2^32 elements.
+bool fits_tma(const ArrayRef& a) {
+  const auto fits = [&](int dimension) {
+    const int64_t stride = used_stride(a, dimension);
+    return stride > 0 && stride < (int64_t{1} << 40) / dtype_bytes(a.dtype);
+  };
+  return fits(0) && fits(1);
+}
+
+TensorMap make_tensor_map(const ArrayRef& a, const void* fallback, int32_t chunk, int32_t box_heads,
+                          int32_t box_tokens) {
+  const bool is_empty = a.shape[0] == 0;  // never loaded from, yet a map needs an address
+  const auto bytes = static_cast<uint64_t>(dtype_bytes(a.dtype));
+  const uint64_t sizes[3] = {static_cast<uint64_t>(a.shape[2]), static_cast<uint64_t>(a.shape[1]),
+                             is_empty ? 1 : static_cast<uint64_t>(a.shape[0])};
+  const uint64_t strides_bytes[2] = {used_stride(a, 1) * bytes, used_stride(a, 0) * bytes};
+  const uint32_t box[3] = {static_cast<uint32_t>(chunk), static_cast<uint32_t>(box_heads),
+                           static_cast<uint32_t>(box_tokens)};
+  const uint32_t steps[3] = {1, 1, 1};
+  const int dtype = a.dtype == Dtype::kFloat16 ? kTensorMapFloat16 : kTensorMapBfloat16;
+  const int swizzle = chunk * bytes == 128 ? kTensorMapSwizzle128B : kTensorMapSwizzle64B;
+  TensorMap map;
+  EXACTILE_DRIVER_CALL(Driver::get(), cuTensorMapEncodeTiled, &map, dtype, 3,
+                       const_cast<void*>(is_empty ? fallback : a.data), sizes, strides_bytes, box,
+                       steps, kTensorMapInterleaveNone, swizzle, kTensorMapL2Promotion256B,
+                       kTensorMapFillZeros);
+  return map;
+}
+
+PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
+  const auto input = [](const ArrayRef& a) {
+    return Tensor<const void*>{
+        .data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
+  };
+  return {
+      .q = input(args.q),
+      .k = input(args.k),
+      .v = input(args.v),
+      .out = {.data = args.out.data,
+              .token_stride = used_stride(args.out, 0),
+              .head_stride = used_stride(args.out, 1)},
+      .lse = args.lse,
+      .lse_head_stride = plan.total_q(),
+      .group = plan.group(),
+      .tile_heads = plan.pack_gqa ? plan.group() : 1,
+      .tile_tokens = plan.tile_tokens,
+      .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
+      .mask = plan.mask,
+      .work_groups = args.work_groups,
+  };
+}
+
+/// Params of the plan's policy, by value as the kernel takes them.
+union Schedule {
+  PaddedGrid grid;
+  CompactList list;
+  ValidOnlyPersistent::Params persistent;
+};
+
+Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr counter) {
+  if (plan.scheduler == SchedulerKind::kIndividual) {
+    return {.grid = {
+                .cu_seqlens_q = memory.cu_seqlens_q(),
+                .cu_seqlens_k = memory.cu_seqlens_k(),
+                .batch = plan.batch(),
+                .num_heads = plan.tile_heads,
+                .max_m_blocks = plan.max_m_blocks,
+                .tile_tokens = plan.tile_tokens,
+            }};
+  }
+  const CompactList list{
+      .records = memory.records(),
+      .num_records = static_cast<int32_t>(plan.num_records),
+      .num_heads = plan.tile_heads,
+      .head_major = plan.order == ListOrder::kHeadMajor,
+      .planned = memory.planned(),
+  };
+  if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return {.list = list};
+  return {.persistent = {.list = list, .counter = reinterpret_cast<int32_t*>(counter)}};
+}
+
+MaskKind kind_of(const Mask& mask) {
+  return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kBorder;
+}
+
+KernelSpec spec_of(const Plan& plan, Room room, bool count) {
+  return {.room = room,
+          .dtype = plan.dtype,
+          .head_dim = plan.head_dim,
+          .head_dim_v = plan.head_dim_v,
+          .mask = kind_of(plan.mask),
+          .scheduler = plan.scheduler,
+          .user = plan.user_scheduler.get(),
+          .count = count};
+}
+
+/// The device that plans are made for; null where there is no driver or no GPU.
+const Device* planning_device() {
+  try {
+    return &Device::get(Device::current());
+  } catch (const std::runtime_error&) {
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+Target planning_target(const PlanRequest& request) {
+  constexpr int kH100Multiprocessors = 132;
+  const Device* const device = planning_device();
+  const Room room = device && device->major() >= 8 ? device->room()
+                                                   : room_from_environment().value_or(Room::kSm90);
+  const Shape shape = shape_of({.room = room,
+                                .dtype = request.dtype,
+                                .head_dim = static_cast<int32_t>(request.head_dim),
+                                .head_dim_v = static_cast<int32_t>(request.head_dim_v),
+                                .mask = kind_of(request.mask),
+                                .scheduler = SchedulerKind::kIndividual});
+  return {.shape = shape, .workers = device ? device->multiprocessors() : kH100Multiprocessors};
+}
+
+std::string refusal(const PrefillArgs& args) {
+  const std::pair<const ArrayRef&, const char*> arrays[] = {
+      {args.q, "q"}, {args.k, "k"}, {args.v, "v"}, {args.out, "out"}};
+  for (const auto& [array, name] : arrays) {
+    if (array.shape[0] > 0 && !is_aligned(array)) {
+      return std::string("expected rows of ") + name +
+             " to begin at multiples of 16 bytes on the cuda backend (address and strides), got "
+             "address " +
+             std::to_string(reinterpret_cast<uintptr_t>(array.data)) + " and strides of (" +
+             std::to_string(array.strides[0]) + ", " + std::to_string(array.strides[1]) +
+             ") elements";
+    }
+  }
+  return {};
+}
+
+void enqueue_planner(const Plan& plan) {
+  if (plan.launched == 0) return;
+  Device& device = Device::get(plan.device_lengths->device);
+  const ContextScope scope(device);
+  plan.device_memory->on(device, plan).enqueue_planner(plan);
+}
+
+void launch(const Plan& plan, const PrefillArgs& args) {
+  Device& device = Device::get(args.q.device.id);
+  Room room = device.room();
+  if (!fits_tma(args.q) || !fits_tma(args.k) || !fits_tma(args.v)) room = Room::kSm80;
+  if (plan.launched == 0) return;
+  const ContextScope scope(device);
+  const std::scoped_lock lock(plan.device_memory->mutex());
+  DevicePlan& memory = plan.device_memory->on(device, plan);
+  const bool count = args.work_groups != nullptr;
+  const LoadedKernel*& kernel = memory.kernels[static_cast<int>(room)][count];
+  if (!kernel) kernel = &device.kernel(spec_of(plan, room, count));
+  const Shape& shape = kernel->shape;
+  if (shape.block_m != plan.block_m) {
+    throw std::invalid_argument("varlen_prefill: expected a plan with tiles of " +
+                                std::to_string(shape.block_m) + " rows for the " +
+                                name_of(room, kRoomNames) + " kernels, got one with " +
+                                std::to_string(plan.block_m) + ": plan on the device that runs it");
+  }
+
+  const Driver& driver = Driver::get();
+  const auto stream = reinterpret_cast<Stream>(args.stream);
+  const auto [counter, counter_is_zero, last_use] = memory.prepare(stream);
+  PrefillParams params = make_params(plan, args);
+  Schedule schedule = make_schedule(plan, memory, counter);
+  TensorMap maps[3];
+  void* arguments[] = {&maps[0], &maps[1], &maps[2], &params, &schedule};
+  if (shape.chunk > 0) {
+    const void* const q = args.q.data;
+    maps[0] = make_tensor_map(args.q, q, shape.chunk, params.tile_heads, params.tile_tokens);
+    maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.block_n);
+    maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.block_n);
+  }
+  if (counter && !counter_is_zero)
+    EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter, 0, 1, stream);
+  // Kernels begin by waiting for the planner: they may be resident before it ends.
+  LaunchAttribute overlap{.id = kLaunchAttributeProgrammaticStreamSerialization, .value = {1}};
+  const LaunchConfig config{
+      .grid_x = static_cast<unsigned>(plan.launched),
+      .grid_y = 1,
+      .grid_z = 1,
+      .block_x = static_cast<unsigned>(shape.threads),
+      .block_y = 1,
+      .block_z = 1,
+      .shared_bytes = static_cast<unsigned>(shape.shared_bytes),
+      .stream = stream,
+      .attributes = &overlap,
+      .num_attributes = plan.device_lengths.has_value(),
+  };
+  EXACTILE_DRIVER_CALL(driver, cuLaunchKernelEx, &config, kernel->handle,
+                       shape.chunk > 0 ? arguments : arguments + 3, nullptr);
+  if (last_use) EXACTILE_DRIVER_CALL(driver, cuEventRecord, last_use, stream);
+}
+
+}  // namespace exactile::cuda

@@ -1,0 +1,326 @@
+"""The CUDA backend on a GPU, against float64 and against itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import exactile
+from conftest import DTYPES, assert_same_bits, cumulate, make_batch
+from exactile import _core
+from test_plan import GOLDEN, ZIPF
+from test_prefill import LENS_K, LENS_Q, MASKS
+
+INFO = exactile.info()["backends"]["cuda"]
+if not INFO["available"]:
+    pytest.skip(INFO["reason"], allow_module_level=True)
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("torch sees no GPU", allow_module_level=True)
+
+ROWS = [row[1:] for row in _core.support() if row[0] == "cuda"]
+HOPPER = any(x["compute_capability"] == (9, 0) for x in INFO["devices"])
+HALVES = ["float16", "bfloat16"]
+REVERSE = """
+#include <exactile/scheduler/valid_only.hpp>
+struct Reverse : exactile::ValidOnlyIndividual {
+  EXACTILE_HOST_DEVICE Reverse(const Params& list, int group)
+      : exactile::ValidOnlyIndividual(list, list.num_tiles() - 1 - group) {}
+};
+"""
+
+
+@pytest.fixture(params=["sm80", *(["sm90"] if HOPPER else [])])
+def room(request, monkeypatch) -> str:
+    monkeypatch.setenv("EXACTILE_CUDA_ROOM", request.param)
+    return request.param
+
+
+def to_gpu(x, device="cuda"):
+    bits = torch.from_numpy(np.ascontiguousarray(x).view(np.int16)).to(device)
+    return bits.view(getattr(torch, x.dtype.name))
+
+
+def to_numpy(x):
+    if x.dtype == torch.float32:
+        return x.cpu().numpy()
+    return x.cpu().view(torch.int16).numpy().view(DTYPES[str(x.dtype).removeprefix("torch.")])
+
+
+def run(batch, **options):
+    """(out, lse) of a batch, computed on the GPU."""
+    out, lse = exactile.varlen_prefill(
+        *(to_gpu(x) for x in (batch.q, batch.k, batch.v)),
+        batch.cu_q,
+        batch.cu_k,
+        causal=batch.causal,
+        window=batch.window,
+        return_lse=True,
+        **options,
+    )
+    return to_numpy(out), to_numpy(lse)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
+def test_every_supported_row_under_every_mask(room, dtype, head_dim, head_dim_v, mask):
+    shape = dict(dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v)
+    for lens_q, lens_k in ((LENS_Q, LENS_K), ([300, 1, 0, 700], [300, 500, 5, 650])):
+        batch = make_batch(lens_q, lens_k, **shape, **MASKS[mask])
+        batch.check(*run(batch))
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (4, 4), (6, 2), (8, 1), (7, 1), (32, 8)])
+@pytest.mark.parametrize("pack_gqa", [False, True])
+def test_head_groups(room, heads, pack_gqa, scheduler):
+    batch = make_batch([3, 140, 45], heads=heads, causal=True, dtype="bfloat16", head_dim=128)
+    batch.check(*run(batch, scheduler=scheduler, pack_gqa=pack_gqa))
+
+
+@pytest.mark.parametrize("mask", ["full", "causal", "window"])
+def test_schedules_change_no_bit(room, mask):
+    batch = make_batch([300, 0, 31, 1, 1029], dtype="bfloat16", head_dim=128, **MASKS[mask])
+    first = run(batch, scheduler="Individual")
+    for scheduler, pack_gqa, workers in itertools.product(
+        exactile.SCHEDULERS, (False, True), (None, 3)
+    ):
+        orders = (None,) if scheduler == "Individual" else (None, "natural", "head_major")
+        for order in orders:
+            options = dict(scheduler=scheduler, pack_gqa=pack_gqa, order=order, workers=workers)
+            for got, want in zip(run(batch, **options), first, strict=True):
+                assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_poison_stays_in_its_sequence(room, dtype, poison, scheduler):
+    lengths = [40, 17, 70, 100, 1]
+    clean, dirty = (make_batch(lengths, dtype=dtype) for _ in range(2))
+    for i in (1, 3):
+        rows = slice(clean.cu_q[i], clean.cu_q[i + 1])
+        dirty.q[rows] = dirty.k[rows] = dirty.v[rows] = poison
+    (want, want_lse), (got, got_lse) = run(clean), run(dirty, scheduler=scheduler)
+    for i in (0, 2, 4):
+        rows = slice(clean.cu_q[i], clean.cu_q[i + 1])
+        assert_same_bits(got[rows], want[rows])
+        assert_same_bits(got_lse[:, rows], want_lse[:, rows])
+
+
+def test_rows_that_see_no_key_are_written(room, scheduler):
+    batch = make_batch([6, 3], [2, 0], causal=True, dtype="float16")
+    out = torch.full((9, 4, 64), torch.nan, dtype=torch.float16, device="cuda")
+    returned, lse = run(batch, out=out, scheduler=scheduler)
+    batch.check(returned, lse)
+    assert (to_numpy(out)[6:] == 0).all()
+
+
+def test_no_keys_at_all(room):
+    batch = make_batch([6, 3], [0, 0], dtype="float16")
+    out, lse = run(batch)
+    assert (out == 0).all()
+    assert np.isneginf(lse).all()
+
+
+def test_strides(room):
+    """q, k and v of one projection; out inside a larger tensor, whose rest stays untouched."""
+    batch = make_batch([100, 50], dtype="bfloat16")
+    packed = torch.randn(150, 8, 64, device="cuda").bfloat16()
+    parts = packed[:, :4], packed[:, 4:6], packed[:, 6:]
+    batch.q, batch.k, batch.v = (to_numpy(x.contiguous()) for x in parts)
+    storage = torch.full((150, 6, 80), 7.0, device="cuda").bfloat16()
+    out = storage[:, 1:5, 8:72]
+    _, lse = exactile.varlen_prefill(*parts, batch.cu_q, out=out, return_lse=True)
+    batch.check(to_numpy(out.contiguous()), to_numpy(lse))
+    storage[:, 1:5, 8:72] = 7.0
+    assert bool((storage == 7.0).all())
+
+
+def test_strides_that_tma_cannot_take():
+    """Heads that share their memory go to the sm80 kernels."""
+    batch = make_batch([90], heads=(4, 4), dtype="float16")
+    batch.k[:] = batch.k[:, :1]
+    arrays = [to_gpu(x) for x in (batch.q, batch.k, batch.v)]
+    arrays[1] = arrays[1][:, :1].expand(-1, 4, -1)
+    out, lse = exactile.varlen_prefill(*arrays, batch.cu_q, return_lse=True)
+    batch.check(to_numpy(out), to_numpy(lse))
+
+
+def test_misaligned_tensors_are_refused():
+    x = torch.zeros(10 * 64 + 1, device="cuda", dtype=torch.float16)[1:].view(10, 1, 64)
+    with pytest.raises(ValueError, match="rows of q to begin at multiples of 16 bytes"):
+        exactile.varlen_prefill(x, x, x, [0, 10])
+
+
+def test_tensors_that_do_not_belong_together():
+    x = torch.zeros(10, 1, 64, device="cuda", dtype=torch.float16)
+    for bad, message in (
+        (x.cpu(), "on the device of q"),
+        (x.bfloat16(), "dtype float16, got bfloat16"),
+        (x[:9], "of shape"),
+        (x.clone().requires_grad_(), "not to require grad"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            exactile.varlen_prefill(x, bad, x, [0, 10])
+    if torch.cuda.device_count() > 1:
+        with pytest.raises(ValueError, match="on the device of q"):
+            exactile.varlen_prefill(x, x.to("cuda:1"), x, [0, 10])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "launched"), [("Individual", 32_768), ("ValidOnlyIndividual", 3_808)]
+)
+def test_golden_counts_in_the_kernel(room, scheduler, launched):
+    plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, scheduler=scheduler, backend="cuda")
+    q, k = (
+        torch.zeros(sum(ZIPF), heads, 128, device="cuda", dtype=torch.bfloat16) for heads in (32, 8)
+    )
+    counts = torch.zeros(2, device="cuda", dtype=torch.int32)
+    plan._core.run_torch(q, k, k, torch.empty_like(q), 0, 1.0, 0, counts.data_ptr())
+    torch.cuda.synchronize()
+    assert counts.tolist() == [launched, 3_808]
+    assert plan.launched == launched
+
+
+def test_streams_and_threads_of_one_plan(room):
+    batch = make_batch([700, 40, 300], dtype="bfloat16", head_dim=128, causal=True)
+    q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
+    plan = exactile.plan(batch.cu_q, num_heads_q=4, num_heads_kv=2, head_dim=128,
+                         dtype="bfloat16", causal=True, backend="cuda")  # fmt: skip
+    want = plan.run(q, k, v)
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in range(4)]
+    outs = []
+    for _ in range(10):
+        for stream in streams:
+            outs.append(plan.run(q, k, v, stream=stream))
+            with torch.cuda.stream(stream):
+                outs.append(plan.run(q, k, v))
+    torch.cuda.synchronize()
+    for out in outs:
+        assert torch.equal(out, want)
+
+
+def test_a_plan_may_go_before_its_kernels_are_done(room):
+    batch = make_batch([2000, 1500], dtype="bfloat16", head_dim=128, heads=(16, 4))
+    q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
+    want = exactile.varlen_prefill(q, k, v, batch.cu_q)
+    outs = [exactile.varlen_prefill(q, k, v, batch.cu_q) for _ in range(50)]
+    assert all(torch.equal(out, want) for out in outs)
+
+
+def test_graph(room):
+    """Captured before the plan was ever run, and beside launches outside the graph."""
+    batch = make_batch([700, 40, 300], dtype="bfloat16", head_dim=128)
+    q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
+    plan = exactile.plan(
+        batch.cu_q, num_heads_q=4, num_heads_kv=2, head_dim=128, dtype="bfloat16", backend="cuda"
+    )
+    out = torch.empty_like(q)
+    exactile.varlen_prefill(q, k, v, batch.cu_q)  # loads the kernel
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan.run(q, k, v, out=out)
+    for _ in range(3):
+        out.zero_()
+        graph.replay()
+        again = plan.run(q, k, v)
+        torch.cuda.synchronize()
+        assert torch.equal(out, again)
+    batch.check(to_numpy(out), to_numpy(plan.run(q, k, v, return_lse=True)[1]))
+
+
+@pytest.mark.parametrize("mask", ["full", "causal", "window"])
+@pytest.mark.parametrize("order", _core.ORDERS)
+def test_lengths_on_the_gpu(room, mask, order):
+    """Planned there: the same bits; the launch is the bound."""
+    batch = make_batch([700, 0, 40, 1, 300], [500, 9, 40, 1, 0], dtype="bfloat16", **MASKS[mask])
+    want = run(batch, order=order)
+    host = batch.cu_q, batch.cu_k
+    batch.cu_q, batch.cu_k = (torch.from_numpy(cu).cuda() for cu in host)
+    for scheduler in ("auto", "ValidOnlyIndividual", "ValidOnlyPersistent"):
+        for got, expected in zip(run(batch, scheduler=scheduler, order=order), want, strict=True):
+            assert_same_bits(got, expected)
+
+
+def test_many_lengths_on_the_gpu(room):
+    """More records than one block of the planner takes."""
+    batch = make_batch([3, 200, 0, 17] * 900, dtype="float16", heads=(2, 2), causal=True)
+    want = run(batch)
+    batch.cu_q = batch.cu_k = torch.from_numpy(batch.cu_q).cuda()
+    for got, expected in zip(run(batch), want, strict=True):
+        assert_same_bits(got, expected)
+
+
+def test_golden_counts_with_lengths_on_the_gpu(room):
+    cu = torch.from_numpy(cumulate(ZIPF)).cuda()
+    plan = exactile.plan(cu, total_q=sum(ZIPF), **GOLDEN, scheduler="ValidOnlyIndividual")
+    q, k = (
+        torch.zeros(sum(ZIPF), heads, 128, device="cuda", dtype=torch.bfloat16) for heads in (32, 8)
+    )
+    counts = torch.zeros(2, device="cuda", dtype=torch.int32)
+    plan._core.run_torch(q, k, k, torch.empty_like(q), 0, 1.0, 0, counts.data_ptr())
+    torch.cuda.synchronize()
+    launched, valid = counts.tolist()
+    assert valid == 3_808
+    assert launched == plan.launched <= 3_968
+
+
+def test_graph_replayed_with_other_lengths(room):
+    first, second = [500, 40, 484], [24, 1000, 0]
+    batch = make_batch(first, dtype="bfloat16", head_dim=128, causal=True)
+    q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
+    cu = torch.from_numpy(cumulate(first)).cuda()
+    shape = dict(num_heads_q=4, num_heads_kv=2, head_dim=128, dtype="bfloat16", causal=True)
+    exactile.plan(cu, total_q=1024, **shape).run(q, k, v)  # loads the kernels
+    out = [torch.empty_like(q) for _ in range(2)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan = exactile.plan(cu, total_q=1024, **shape)
+        for layer in out:
+            plan.run(q, k, v, out=layer)
+    for lengths in (first, second, first):
+        cu.copy_(torch.from_numpy(cumulate(lengths)))
+        graph.replay()
+        torch.cuda.synchronize()
+        want = exactile.varlen_prefill(q, k, v, cumulate(lengths), causal=True)
+        for layer in out:
+            assert torch.equal(layer, want)
+
+
+@pytest.mark.skipif(INFO["nvrtc"] is None, reason=str(INFO["nvrtc_reason"]))
+def test_a_scheduler_of_ones_own(room):
+    batch = make_batch([300, 0, 31, 1, 129], dtype="bfloat16", causal=True)
+    own = exactile.Scheduler("Reverse", source=REVERSE)
+    for got, want in zip(run(batch, scheduler=own), run(batch), strict=True):
+        assert_same_bits(got, want)
+    wrong = exactile.Scheduler("Wrong", source="struct Wrong { int nonsense };")
+    with pytest.raises(RuntimeError, match=r"nvrtcCompileProgram[\s\S]*Wrong"):
+        run(batch, scheduler=wrong)
+    run(batch)  # the context is as usable as before
+
+
+@pytest.mark.parametrize("library", ["cupy", "jax.numpy"])
+def test_other_libraries(library):
+    module = pytest.importorskip(library)
+    batch = make_batch([90, 5], dtype="float16")
+    arrays = [module.asarray(x) for x in (batch.q, batch.k, batch.v)]
+    if library == "jax.numpy" and arrays[0].devices().pop().platform != "gpu":
+        pytest.skip("jax sees no GPU")
+    out, lse = exactile.varlen_prefill(*arrays, batch.cu_q, return_lse=True)
+    assert type(out) is type(arrays[0])
+    to_host = module.asnumpy if library == "cupy" else np.asarray
+    batch.check(to_host(out), to_host(lse))
+
+
+def test_more_than_two_to_the_31_elements(room):
+    if torch.cuda.mem_get_info()[0] < 40 << 30:
+        pytest.skip("needs 40 GB of free GPU memory")
+    tokens, heads = 70_000, 256
+    q = torch.zeros(tokens, heads, 128, device="cuda", dtype=torch.bfloat16)
+    kv = torch.randn(tokens, 1, 128, device="cuda").bfloat16()
+    assert q.numel() > 2**31
+    out = exactile.varlen_prefill(q, kv, kv, [0, tokens - 300, tokens])
+    mean = kv[-300:].float().mean(0)
+    assert (out[-1].float() - mean).abs().max() < 2e-2

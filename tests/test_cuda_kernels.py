@@ -1,0 +1,138 @@
+"""The CUDA kernels as the build made them: all there, without spills. Needs no GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import exactile
+from exactile import _core
+
+CUBINS = Path(_core.__file__).parent / "cubins"
+ROWS = [row[1:] for row in _core.support() if row[0] == "cuda"]
+INFO = exactile.info()["backends"]["cuda"]
+
+MAX_SPILL_BYTES = 32
+"""Of any kernel, stores and loads each: a few registers saved outside the loops."""
+
+
+@pytest.fixture(scope="module")
+def report():
+    file = CUBINS / "report.json"
+    if not file.exists():
+        pytest.skip("this installation was built without CUDA kernels (EXACTILE_CUBINS=0)")
+    found = json.loads(file.read_text())
+    if found["compiler"] is None:
+        pytest.skip("this installation was built without NVRTC in reach")
+    return found["kernels"]
+
+
+def test_everything_supported_is_shipped(report):
+    # 2 rooms, 2 kinds of mask, 3 schedulers; a planner for both architectures.
+    assert len(report) == len(ROWS) * 2 * 2 * 3 + 2
+    assert {entry["architecture"] for entry in report} == {"sm_80", "sm_90a"}
+    assert {f"{entry['key']}.cubin" for entry in report} == {
+        file.name for file in CUBINS.glob("*.cubin")
+    }
+    assert INFO["kernels"] == len(report)
+
+
+def test_no_spills(report):
+    spilling = [
+        entry
+        for entry in report
+        if not 0 <= max(entry["spill_store_bytes"], entry["spill_load_bytes"]) <= MAX_SPILL_BYTES
+    ]
+    assert not spilling
+    assert all(0 < entry["registers"] <= 255 for entry in report)
+
+
+@pytest.mark.parametrize("scheduler", exactile.SCHEDULERS)
+@pytest.mark.parametrize("room", ["sm80", "sm90"])
+def test_a_shipped_kernel_is_found_in_the_wheel(report, room, scheduler):
+    program = _core.kernel_program(room, "bfloat16", 128, 128, True, scheduler)
+    origin, key, name, image = _core.find_cubin(*program, "sm_90a" if room == "sm90" else "sm_80")
+    assert origin in ("wheel", "memory")
+    assert key in {entry["key"] for entry in report}
+    assert image[:4] == b"\x7fELF"
+    assert name.encode() in image
+
+
+@pytest.mark.skipif(INFO["nvrtc"] is None, reason=str(INFO["nvrtc_reason"]))
+def test_a_kernel_that_is_not_shipped_compiles(tmp_path, monkeypatch):
+    monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
+    program = _core.kernel_program("sm80", "float16", 64, 64, False, "Individual", count=True)
+    origin, _, name, image = _core.find_cubin(*program, "sm_120")
+    assert origin == "compiler"
+    assert name.encode() in image
+
+
+@pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
+def test_plans_need_no_gpu(dtype, head_dim, head_dim_v):
+    plan = exactile.plan(
+        [0, 300, 500],
+        num_heads_q=8,
+        num_heads_kv=2,
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        dtype=dtype,
+        backend="cuda",
+    )
+    assert plan.block_m == 128
+    assert plan.valid == sum(-(-x // plan.tile_tokens) for x in (300, 200)) * plan.tile_heads
+
+
+def test_float32_is_refused():
+    with pytest.raises(ValueError, match="backend to be one of float16, bfloat16, got float32"):
+        exactile.plan(
+            [0, 8], num_heads_q=1, num_heads_kv=1, head_dim=64, dtype="float32", backend="cuda"
+        )
+
+
+def test_host_arrays_are_refused():
+    plan = exactile.plan(
+        [0, 8], num_heads_q=1, num_heads_kv=1, head_dim=64, dtype="float16", backend="cuda"
+    )
+    x = np.zeros((8, 1, 64), np.float16)
+    with pytest.raises(ValueError, match="arrays in CUDA memory for the cuda backend"):
+        plan.run(x, x, x)
+
+
+def test_an_unknown_room(monkeypatch):
+    monkeypatch.setenv("EXACTILE_CUDA_ROOM", "sm70")
+    with pytest.raises(ValueError, match="EXACTILE_CUDA_ROOM: expected one of sm80, sm90"):
+        exactile.plan(
+            [0, 8], num_heads_q=1, num_heads_kv=1, head_dim=64, dtype="float16", backend="cuda"
+        )
+
+
+def test_info():
+    assert INFO["available"] == (INFO["reason"] is None)
+    assert INFO["cache_dir"] == _core.cache_directory()
+    assert INFO["available"] == any(x["compute_capability"] >= (8, 0) for x in INFO["devices"])
+    if INFO["driver"] is None:
+        assert "NVIDIA" in INFO["reason"]
+
+
+class TestScheduler:
+    def test_names(self):
+        with pytest.raises(ValueError, match=r"name of a C\+\+ type, got 'My Order'"):
+            exactile.Scheduler("My Order", source="")
+        with pytest.raises(ValueError, match=r"like: expected one of .*, got 'Fair'"):
+            exactile.Scheduler("MyOrder", source="", like="Fair")
+
+    def test_only_cuda(self):
+        own = exactile.Scheduler("MyOrder", source="struct MyOrder {};")
+        with pytest.raises(ValueError, match="expected the cuda backend for a Scheduler"):
+            exactile.plan(
+                [0, 8],
+                num_heads_q=1,
+                num_heads_kv=1,
+                head_dim=64,
+                dtype="float16",
+                backend="cpu",
+                scheduler=own,
+            )
