@@ -47,8 +47,7 @@ class Mainloop {
     n_begin_ = ptx::warp_uniform(tile.n_begin);
     const int32_t n_end = ptx::warp_uniform(tile.n_end);
     if (n_begin_ == n_end) {
-      __syncwarp();  // all lanes have read the slot
-      release(shared_.q_empty);
+      ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_empty));
       return;
     }
     const RowMask<Traits> mask(params_, tile.work, row());
@@ -188,10 +187,11 @@ class Mainloop {
     ptx::mbarrier_arrive_if(releases_, ptx::shared_address(&empty));
   }
 
-  /// QK^T of block n is done; with it, if it is the tile's last, Q.
+  /// QK^T of block n is done; with it, if it is the tile's last, Q and the slot. Every thread has
+  /// read the slot, so every thread frees it.
   EXACTILE_DEVICE void release_keys(int32_t n) const {
     release(shared_.k_empty[stage_.index]);
-    ptx::mbarrier_arrive_if(releases_ && n == n_begin_, ptx::shared_address(&shared_.q_empty));
+    ptx::mbarrier_arrive_if(n == n_begin_, ptx::shared_address(&shared_.q_empty));
   }
 
   const PrefillParams& params_;

@@ -25,7 +25,7 @@ template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
   ptx::mbarrier_init(ptx::shared_address(&shared.q_full), 1);
-  ptx::mbarrier_init(ptx::shared_address(&shared.q_empty), kConsumerWarps);
+  ptx::mbarrier_init(ptx::shared_address(&shared.q_empty), 32 * kConsumerWarps);
 #pragma unroll
   for (int i = 0; i < Traits::kStages; ++i) {
     ptx::mbarrier_init(ptx::shared_address(&shared.k_full[i]), 1);
