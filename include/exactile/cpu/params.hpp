@@ -4,16 +4,9 @@
 
 #include <exactile/mask.hpp>
 #include <exactile/platform.hpp>
+#include <exactile/tensor.hpp>
 
 namespace exactile::cpu {
-
-/// A packed (tokens, heads, head_dim) tensor. The last dimension is contiguous.
-template <class Pointer>
-struct Tensor {
-  Pointer data;
-  int64_t token_stride;  ///< in elements
-  int64_t head_stride;   ///< in elements
-};
 
 struct PrefillParams {
   Tensor<const void*> q, k, v;

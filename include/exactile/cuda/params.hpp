@@ -4,16 +4,9 @@
 
 #include <exactile/mask.hpp>
 #include <exactile/platform.hpp>
+#include <exactile/tensor.hpp>
 
 namespace exactile::cuda {
-
-/// A packed (tokens, heads, head_dim) tensor in device memory. The last dimension is contiguous.
-template <class Pointer>
-struct Tensor {
-  Pointer data;
-  int64_t token_stride;  ///< in elements
-  int64_t head_stride;   ///< in elements
-};
 
 /// The bytes of a CUtensorMap.
 struct alignas(64) TensorMap {

@@ -273,8 +273,8 @@ __global__ void __launch_bounds__(kPlannerThreads)
   using namespace planner;
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<SharedStorage*>(shared_bytes);
-  ptx::grid_dependency_wait();    // who writes cu_seqlens, and who still reads the list before
-  ptx::grid_dependency_launch();  // the attention kernel may come up; it waits for this one's end
+  ptx::wait_for_previous_grids();  // who writes cu_seqlens, and who still reads the list before
+  ptx::grid_dependency_launch();   // the attention kernel may come up; it waits for this one's end
 
   const Sequences sequences(params.spec, shared);
   const int32_t num_records = min(sequences.total(), params.max_records);

@@ -111,9 +111,12 @@ EXACTILE_DEVICE int32_t warp_uniform(int32_t value) {
 }
 
 /// Waits until the grids that this one was launched behind have written their memory (programmatic
-/// dependent launch); returns at once in any other launch.
+/// dependent launch); returns at once in any other launch, and before sm_90, where launches simply
+/// follow one another.
 EXACTILE_DEVICE void wait_for_previous_grids() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 /// Keeps what `value` is computed from above this point: a branch that is never taken (value >= 0

@@ -85,13 +85,6 @@ EXACTILE_DEVICE void load_shared(uint32_t (&words)[4], uint32_t from) {
 
 // ---- programmatic dependent launch: from sm_90 on; before, launches simply follow one another.
 
-/// Waits until the grids that this one was launched behind have ended and their memory is visible.
-EXACTILE_DEVICE void grid_dependency_wait() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 /// Lets the next grid start to launch once all work-groups of this one have come here.
 EXACTILE_DEVICE void grid_dependency_launch() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   __shared__ TileFeed<Scheduler> feed;
   const uint32_t shared = ptx::shared_address(shared_bytes);
 
-  ptx::grid_dependency_wait();  // a planner may have written the list just before
+  ptx::wait_for_previous_grids();  // a planner may have written the list just before
   if (thread() == 0) {
     if constexpr (kCount) fetch_add(params.work_groups, 1);
     feed.start(schedule);

@@ -1,0 +1,16 @@
+// exactile/tensor.hpp - how kernels of every backend are told where a tensor lies.
+#pragma once
+
+#include <exactile/platform.hpp>
+
+namespace exactile {
+
+/// A packed (tokens, heads, head_dim) tensor. The last dimension is contiguous.
+template <class Pointer>
+struct Tensor {
+  Pointer data;
+  int64_t token_stride;  ///< in elements
+  int64_t head_stride;   ///< in elements
+};
+
+}  // namespace exactile
