@@ -1,6 +1,7 @@
 // src/arrays.cpp - dtypes of DLPack, attributes of torch.
 #include "arrays.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace nb = nanobind;
@@ -8,16 +9,36 @@ namespace nb = nanobind;
 namespace exactile {
 namespace {
 
+/// DLPack's table of C functions (version 1.3), up to the one that is used here.
+struct DlpackExchange {
+  uint32_t major, minor;
+  const DlpackExchange* previous;
+  void* unused[3];
+  int (*view)(void* tensor, nb::dlpack::dltensor* view);  ///< without a reference; -1: raised
+
+  /// That of a class of tensors, or null.
+  static const DlpackExchange* find(nb::handle type) {
+    const nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+    const auto* table = static_cast<const DlpackExchange*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    while (table && table->major != 1) table = table->previous;
+    return table && table->view ? table : nullptr;
+  }
+};
+
 /// Interned names, and torch's dtypes. Made once, never freed: the interpreter goes first.
 struct TorchNames {
   nb::object data_ptr = intern("data_ptr"), shape = intern("shape"), stride = intern("stride"),
              dtype = intern("dtype"), is_cuda = intern("is_cuda"),
              get_device = intern("get_device"), requires_grad = intern("requires_grad");
-  nb::object dtypes[kNumDtypes];  // by Dtype
+  nb::object dtypes[kNumDtypes];             // by Dtype
+  const DlpackExchange* exchange = nullptr;  // of torch 2.10 and newer
 
   TorchNames() {
     const nb::object torch = nb::module_::import_("torch");  // it has made the tensor
     for (int i = 0; i < kNumDtypes; ++i) dtypes[i] = torch.attr(kDtypeNames[i]);
+    exchange = DlpackExchange::find(torch.attr("Tensor"));
   }
   static nb::object intern(const char* name) { return nb::steal(PyUnicode_InternFromString(name)); }
 };
@@ -62,6 +83,21 @@ ArrayRef torch_array_ref(nb::handle tensor, const char* name) {
   if (nb::cast<bool>(tensor.attr(names.requires_grad))) {
     fail(name, "not to require grad (there is no backward pass)",
          "a tensor that does; pass it detached");
+  }
+  if (names.exchange) {  // saves 0.3 us a tensor
+    nb::dlpack::dltensor view;
+    if (names.exchange->view(tensor.ptr(), &view)) throw nb::python_error();
+    ArrayRef ref{
+        .data = static_cast<char*>(view.data) + view.byte_offset,
+        .shape = {},
+        .strides = {},
+        .rank = view.ndim,
+        .dtype = dtype_of(view.dtype, Dtype::kFloat32, name),
+        .device = {view.device.device_type, view.device.device_id},
+    };
+    std::copy_n(view.shape, std::min(ref.rank, 3), ref.shape.begin());
+    std::copy_n(view.strides, std::min(ref.rank, 3), ref.strides.begin());
+    return ref;
   }
   const nb::object dtype = tensor.attr(names.dtype);
   int which = 0;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -125,16 +125,26 @@ def run_torch(
     device = q.get_device()
     current = _torch_stream(device)
     handle = current if stream is None else stream_handle(stream)
-    lse = None
-    # Torch's memory is reused in stream order: results come from the stream that will write them.
-    with nullcontext() if handle == current else _torch_scope(device, handle):
-        if out is None:
-            out = q.new_empty((core.total_q, core.num_heads_q, core.head_dim_v))
-        if return_lse:
-            float32 = sys.modules["torch"].float32
-            lse = q.new_empty((core.num_heads_q, core.total_q), dtype=float32)
+    if handle == current:
+        out, lse = _torch_results(core, q, out, return_lse)
+    else:  # torch's memory is reused in stream order: results come from the stream that writes them
+        with _torch_scope(device, handle):
+            out, lse = _torch_results(core, q, out, return_lse)
     core.run_torch(q, k, v, out, 0 if lse is None else lse.data_ptr(), scale, handle)
     return (out, lse) if return_lse else out
+
+
+def _torch_results(core: _core.Plan, q: Any, out: Any, return_lse: bool) -> tuple[Any, Any]:
+    if out is None:
+        if q.shape[-1] == core.head_dim_v and q.is_contiguous():
+            out = sys.modules["torch"].empty_like(q)  # 0.8 us less than new_empty
+        else:
+            out = q.new_empty((core.total_q, core.num_heads_q, core.head_dim_v))
+    lse = None
+    if return_lse:
+        float32 = sys.modules["torch"].float32
+        lse = q.new_empty((core.num_heads_q, core.total_q), dtype=float32)
+    return out, lse
 
 
 def _torch_stream(device: int) -> int:

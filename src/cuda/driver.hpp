@@ -36,7 +36,7 @@ struct LaunchAttribute {
   int id;
   alignas(8) unsigned char value[64];
 };
-inline constexpr int kLaunchAttributeCooperative = 2,
+inline constexpr int kLaunchAttributeClusterDimension = 4,
                      kLaunchAttributeProgrammaticStreamSerialization = 6;
 
 struct LaunchConfig {

@@ -102,7 +102,9 @@ Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr cou
       .planned = memory.planned(),
   };
   if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return {.list = list};
-  return {.persistent = {.list = list, .counter = reinterpret_cast<int32_t*>(counter)}};
+  return {.persistent = {.list = list,
+                         .counter = reinterpret_cast<int32_t*>(counter),
+                         .work_groups = static_cast<int32_t>(plan.launched)}};
 }
 
 MaskKind kind_of(const Mask& mask) {
@@ -189,7 +191,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
 
   const Driver& driver = Driver::get();
   const auto stream = reinterpret_cast<Stream>(args.stream);
-  const auto [counter, counter_is_zero, last_use] = memory.prepare(stream);
+  const auto [counter, is_zero, last_use] = memory.prepare(stream);
   PrefillParams params = make_params(plan, args);
   Schedule schedule = make_schedule(plan, memory, counter);
   TensorMap maps[3];
@@ -200,8 +202,9 @@ void launch(const Plan& plan, const PrefillArgs& args) {
     maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.block_n);
     maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.block_n);
   }
-  if (counter && !counter_is_zero)
+  if (counter && !is_zero) {
     EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter, 0, 1, stream);
+  }
   // Kernels begin by waiting for the planner: they may be resident before it ends.
   LaunchAttribute overlap{.id = kLaunchAttributeProgrammaticStreamSerialization, .value = {1}};
   const LaunchConfig config{

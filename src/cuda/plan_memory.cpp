@@ -31,13 +31,13 @@ std::size_t DevicePlan::place(std::size_t bytes) {
 }
 
 DevicePlan::DevicePlan(Device& device, const Plan& plan)
-    : device_(device), needs_counter_(plan.scheduler == SchedulerKind::kValidOnlyPersistent) {
+    : device_(device),
+      needs_counter_(plan.scheduler == SchedulerKind::kValidOnlyPersistent),
+      leaves_zero_(!plan.user_scheduler) {
   if (plan.device_lengths) {
-    const auto records = static_cast<int32_t>(plan.num_records);
-    const int32_t blocks = planner_blocks(records, device.multiprocessors());
-    records_ = place(std::max<std::size_t>(records, 1) * sizeof(TileRecord));
+    records_ = place(std::max<std::size_t>(plan.num_records, 1) * sizeof(TileRecord));
     planned_ = place(sizeof(int32_t));  // not the first: its offset is not 0
-    scratch_ = place(planner_scratch_size(blocks) * sizeof(int32_t));
+    counter_ = place(sizeof(int32_t));
     lists_ = device_.acquire(bytes_);
     return;
   }
@@ -46,10 +46,12 @@ DevicePlan::DevicePlan(Device& device, const Plan& plan)
   cu_q_ = place(cu_bytes);
   cu_k_ = place(cu_bytes);
   records_ = place(record_bytes);
+  counter_ = place(sizeof(int32_t));
   lists_ = device_.acquire(bytes_);
   std::memcpy(lists_.host + cu_q_, plan.cu_seqlens_q.data(), cu_bytes);
   std::memcpy(lists_.host + cu_k_, plan.cu_seqlens_k.data(), cu_bytes);
   if (record_bytes > 0) std::memcpy(lists_.host + records_, plan.records.get(), record_bytes);
+  std::memset(lists_.host + counter_, 0, sizeof(int32_t));
 }
 
 DevicePlan::~DevicePlan() {
@@ -118,20 +120,20 @@ DevicePlan::Launch DevicePlan::prepare(Stream stream) {
     if (planned_ != 0 && !uploaded_) record_planner();
     upload(stream, capturing);
   }
-  const DevicePtr zero = planned_here ? std::exchange(zero_counter_, 0) : 0;
+  if (!capturing) {
+    const auto state = std::ranges::find(streams_, id, &StreamState::id);
+    if (state != streams_.end()) {
+      return {.counter = state->counter, .is_zero = leaves_zero_, .last_use = state->last_use};
+    }
+  }
+  // The upload, or the planner, has set the list's own counter to 0.
+  const bool is_zero = !std::exchange(list_counter_taken_, true);
+  const DevicePtr counter = is_zero ? list_counter() : new_counter();
   if (capturing) {
-    return {
-        .counter = zero ? zero : new_counter(), .counter_is_zero = zero != 0, .last_use = nullptr};
+    return {.counter = counter, .is_zero = is_zero && leaves_zero_, .last_use = nullptr};
   }
-  auto state = std::ranges::find(streams_, id, &StreamState::id);
-  if (state == streams_.end()) {
-    streams_.push_back(
-        {.id = id, .counter = zero ? zero : new_counter(), .last_use = device_.make_event()});
-    state = streams_.end() - 1;
-  }
-  return {.counter = state->counter,
-          .counter_is_zero = zero != 0 && zero == state->counter,
-          .last_use = state->last_use};
+  streams_.push_back({.id = id, .counter = counter, .last_use = device_.make_event()});
+  return {.counter = counter, .is_zero = is_zero, .last_use = streams_.back().last_use};
 }
 
 void DevicePlan::enqueue_planner(const Plan& plan) {
@@ -139,8 +141,7 @@ void DevicePlan::enqueue_planner(const Plan& plan) {
   const DeviceLengths& lengths = *plan.device_lengths;
   const auto stream = reinterpret_cast<Stream>(lengths.stream);
   const auto max_records = static_cast<int32_t>(plan.num_records);
-  const int32_t blocks = planner_blocks(max_records, device_.multiprocessors());
-  zero_counter_ = new_counter();
+  const int32_t blocks = planner_blocks(max_records, device_.major() >= 9);
   PlannerParams params{
       .spec = {.cu_seqlens_q = lengths.cu_seqlens_q,
                .cu_seqlens_k = lengths.cu_seqlens_k,
@@ -152,15 +153,12 @@ void DevicePlan::enqueue_planner(const Plan& plan) {
       .records = reinterpret_cast<TileRecord*>(lists_.device + records_),
       .max_records = max_records,
       .num_records = reinterpret_cast<int32_t*>(lists_.device + planned_),
-      .counter = reinterpret_cast<int32_t*>(zero_counter_),
-      .scratch = reinterpret_cast<int32_t*>(lists_.device + scratch_),
+      .counter = reinterpret_cast<int32_t*>(list_counter()),
   };
-  if (blocks > 1) {
-    EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, lists_.device + scratch_, 0,
-                         planner_scratch_size(blocks), stream);
-  }
   const LoadedKernel& planner = device_.planner();
-  LaunchAttribute cooperative{.id = kLaunchAttributeCooperative, .value = {1}};
+  LaunchAttribute cluster{.id = kLaunchAttributeClusterDimension, .value = {}};
+  const unsigned dimensions[3] = {static_cast<unsigned>(blocks), 1, 1};
+  std::memcpy(cluster.value, dimensions, sizeof dimensions);
   const LaunchConfig config{
       .grid_x = static_cast<unsigned>(blocks),
       .grid_y = 1,
@@ -170,7 +168,7 @@ void DevicePlan::enqueue_planner(const Plan& plan) {
       .block_z = 1,
       .shared_bytes = static_cast<unsigned>(planner.shape.shared_bytes),
       .stream = stream,
-      .attributes = &cooperative,
+      .attributes = &cluster,
       .num_attributes = blocks > 1,
   };
   void* arguments[] = {&params};

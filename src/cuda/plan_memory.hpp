@@ -18,7 +18,8 @@ namespace exactile::cuda {
 
 /// A plan on one device. Lists are uploaded once, on the stream of the first launch; streams that
 /// come later wait for that. A stream has a counter of its own, and so has every launch that is
-/// captured into a graph: a graph may be replayed beside anything else.
+/// captured into a graph: a graph may be replayed beside anything else. Launches leave a counter at
+/// 0, where they found it.
 class DevicePlan {
  public:
   DevicePlan(Device& device, const Plan& plan);
@@ -29,8 +30,8 @@ class DevicePlan {
   /// A launch on a stream; `counter` is free for it, if the policy needs one.
   struct Launch {
     DevicePtr counter;
-    bool counter_is_zero;  ///< the planner on the device has just seen to that
-    Event last_use;        ///< to be recorded after the launch; null while capturing
+    bool is_zero;    ///< the counter; else it has to be set to 0
+    Event last_use;  ///< to be recorded after the launch; null while capturing
   };
   /// Uploads what has to be. The device's context is current.
   Launch prepare(Stream stream);
@@ -61,21 +62,23 @@ class DevicePlan {
   void record_planner();
   void upload(Stream stream, bool capturing);
   DevicePtr new_counter();
+  DevicePtr list_counter() const { return needs_counter_ ? lists_.device + counter_ : 0; }
 
   Device& device_;
-  bool needs_counter_;
+  const bool needs_counter_;
+  const bool leaves_zero_;  // a user's own policy need not
   Block lists_;
   // Offsets in lists_, and its size.
-  std::size_t cu_q_ = 0, cu_k_ = 0, records_ = 0, planned_ = 0, scratch_ = 0, bytes_ = 0;
+  std::size_t cu_q_ = 0, cu_k_ = 0, records_ = 0, planned_ = 0, counter_ = 0, bytes_ = 0;
   enum class Upload : unsigned char { kNotStarted, kStarted, kDone } upload_ = Upload::kNotStarted;
   Event uploaded_ = nullptr;
-  // Of the planner on the device: where it ran, and the counter that it left at 0 for one launch.
+  // Of the planner on the device: where it ran.
   unsigned long long planning_stream_ = 0;
   Stream planning_stream_handle_ = nullptr;
   bool planner_captured_ = false;
-  DevicePtr zero_counter_ = 0;
   std::vector<StreamState> streams_;
-  std::vector<Block> counters_;
+  bool list_counter_taken_ = false;  // by a stream or a captured launch
+  std::vector<Block> counters_;      // for any further one
   std::size_t used_counters_ = 0;
 };
 

@@ -1,15 +1,14 @@
 // exactile/cuda/planner.hpp - the tile list, written on the device from cu_seqlens that lie there:
 // no host sync, and right again when a CUDA graph replays it with other lengths.
 //
-// The list is that of write_tiles() or write_tiles_longest_first(), record for record. A thread
-// finds its record by bisection of the tiles before each sequence, so one long sequence and many
-// short ones take as long. Longest first is a stable counting sort by key blocks: blocks of threads
-// own consecutive ranges of the natural order, count their tiles by cost, exchange the counts, and
-// place.
+// The list holds the records of write_tiles(). A thread finds its record by bisection of the tiles
+// before each sequence, so one long sequence and many short ones take as long. Longest first is a
+// counting sort by key blocks: the blocks of one cluster count their tiles by cost, exchange the
+// counts through distributed shared memory, and place; tiles of equal cost come in any order.
 #pragma once
 
 #include <exactile/cuda/planner_params.hpp>
-#include <exactile/cuda/ptx80.hpp>
+#include <exactile/cuda/ptx.hpp>
 
 namespace exactile::cuda {
 
@@ -18,292 +17,207 @@ namespace planner {
 EXACTILE_DEVICE int32_t thread() { return static_cast<int32_t>(threadIdx.x); }
 
 /// Sum of the values of lower threads; `total` of all. Every thread calls it.
-EXACTILE_DEVICE int32_t sum_before(int32_t value, int32_t* partial, int32_t& total) {
+EXACTILE_DEVICE int32_t sum_before(int32_t value, int32_t (&partial)[32], int32_t& total) {
+  constexpr int32_t kWarps = kPlannerThreads / 32;
   const int32_t lane = thread() % 32, warp = thread() / 32;
-  int32_t sum = value;
+  const auto sum_to_lane = [lane](int32_t sum) {
 #pragma unroll
-  for (int32_t step = 1; step < 32; step *= 2) {
-    const int32_t lower = __shfl_up_sync(~0u, sum, step);
-    if (lane >= step) sum += lower;
-  }
-  __syncthreads();  // partial may still be read from the call before
+    for (int32_t step = 1; step < 32; step *= 2) {
+      const int32_t lower = __shfl_up_sync(~0u, sum, step);
+      if (lane >= step) sum += lower;
+    }
+    return sum;
+  };
+  const int32_t sum = sum_to_lane(value);
   if (lane == 31) partial[warp] = sum;
   __syncthreads();
-  int32_t of_warps = partial[lane];  // every warp adds up the 32 warps for itself
-#pragma unroll
-  for (int32_t step = 1; step < 32; step *= 2) {
-    const int32_t lower = __shfl_up_sync(~0u, of_warps, step);
-    if (lane >= step) of_warps += lower;
-  }
+  // Every warp adds the warps for itself.
+  const int32_t of_warps = sum_to_lane(lane < kWarps ? partial[lane] : 0);
   total = __shfl_sync(~0u, of_warps, 31);
   const int32_t warps_before = __shfl_sync(~0u, of_warps, (warp + 31) % 32);
   return sum - value + (warp > 0 ? warps_before : 0);
 }
 
-EXACTILE_DEVICE int32_t max_of_block(int32_t value, int32_t* partial) {
-  const auto warp_max = [](int32_t x) {
-#pragma unroll
-    for (int32_t step = 16; step > 0; step /= 2) x = max(x, __shfl_xor_sync(~0u, x, step));
-    return x;
-  };
-  const int32_t of_warp = warp_max(value);
-  __syncthreads();
-  partial[thread() / 32] = of_warp;
-  __syncthreads();
-  return warp_max(partial[thread() % 32]);
-}
+/// Records that a thread works on together, and their bins; -1: none.
+struct Tiles {
+  TileRecord record[kPlannerPerThread];
+  int32_t bin[kPlannerPerThread];
+};
 
-/// Finds records by their place in the natural order.
-class Sequences {
+/// Some sequences, at most kPlannerRound. Finds their records by the place in the natural order.
+class Chunk {
  public:
-  /// Every block counts for itself: cheaper than waiting for one that does.
-  EXACTILE_DEVICE Sequences(const TileListSpec& spec, SharedStorage& shared)
-      : spec_(spec),
-        before_(shared.before),
-        per_entry_(max(1, ceil_div(spec.batch, kPlannerEntries))),
-        entries_(ceil_div(spec.batch, per_entry_)) {
-    constexpr int32_t kMost = kPlannerEntries / kPlannerThreads;
-    const int32_t each = ceil_div(entries_, kPlannerThreads);
-    int32_t tiles[kMost], tiles_of_thread = 0, longest = 0;
+  EXACTILE_DEVICE Chunk(const TileListSpec& spec, SharedStorage& shared)
+      : spec_(spec), shared_(shared) {}
+
+  /// Takes the sequences from `begin`, before `end`.
+  EXACTILE_DEVICE void load(int32_t begin, int32_t end) {
+    begin_ = begin;
+    last_ = min(end - begin, kPlannerRound) - 1;
+    int32_t tiles[kPlannerPerThread], sum = 0;
 #pragma unroll
-    for (int32_t i = 0; i < kMost; ++i) {
-      tiles[i] = 0;
-      if (i < each) {  // the same for all threads
-        const int32_t first = (thread() * each + i) * per_entry_;
-        for (int32_t b = first; b < min(first + per_entry_, spec.batch); ++b) {
-          tiles[i] += num_tiles(b);
-          longest = max(longest, spec.cu_seqlens_k[b + 1] - spec.cu_seqlens_k[b]);
-        }
-      }
-      tiles_of_thread += tiles[i];
+    for (int32_t j = 0; j < kPlannerPerThread; ++j) {
+      const int32_t b = begin + thread() * kPlannerPerThread + j;
+      const int32_t len = b < end ? spec_.cu_seqlens_q[b + 1] - spec_.cu_seqlens_q[b] : 0;
+      tiles[j] = num_m_blocks(max(0, len), spec_.tile_tokens);
+      sum += tiles[j];
     }
-    int32_t position = sum_before(tiles_of_thread, shared.partial, total_);
+    int32_t position = sum_before(sum, shared_.partial, total_);
 #pragma unroll
-    for (int32_t i = 0; i < kMost; ++i) {
-      if (i < each && thread() * each + i < entries_) before_[thread() * each + i] = position;
-      position += tiles[i];
+    for (int32_t j = 0; j < kPlannerPerThread; ++j) {
+      shared_.before[thread() * kPlannerPerThread + j] = position;
+      position += tiles[j];
     }
-    max_cost_ = min(ceil_div(max_of_block(longest, shared.partial), spec.block_n), kMaxCost);
     __syncthreads();
   }
 
   EXACTILE_DEVICE int32_t total() const { return total_; }
-  EXACTILE_DEVICE int32_t max_cost() const { return max_cost_; }  ///< no tile has more
 
-  EXACTILE_DEVICE TileRecord record(int32_t index) const {
-    int32_t entry = 0;  // the last with before_ <= index; empty ones before it share its value
-    for (int32_t step = 1 << (31 - __clz(entries_)); step > 0; step /= 2) {
-      if (entry + step < entries_ && before_[entry + step] <= index) entry += step;
-    }
-    int32_t b = entry * per_entry_, m_block = index - before_[entry];
-    for (int32_t i = 1; i < per_entry_; ++i) {
-      const int32_t tiles = num_tiles(b);
-      if (m_block < tiles) break;
-      m_block -= tiles;
-      ++b;
-    }
-    const int32_t k_begin = spec_.cu_seqlens_k[b];
-    return {spec_.cu_seqlens_q[b] + m_block * spec_.tile_tokens, spec_.cu_seqlens_q[b + 1], k_begin,
-            spec_.cu_seqlens_k[b + 1] - k_begin};
-  }
-
- private:
-  EXACTILE_DEVICE int32_t num_tiles(int32_t b) const {
-    return num_m_blocks(max(0, spec_.cu_seqlens_q[b + 1] - spec_.cu_seqlens_q[b]),
-                        spec_.tile_tokens);
-  }
-
-  const TileListSpec& spec_;
-  int32_t* const before_;
-  const int32_t per_entry_;
-  const int32_t entries_;
-  int32_t total_, max_cost_;
-};
-
-/// All blocks have come here and their writes to global memory are visible. The words are 0 before
-/// the first and after the last wait of a launch.
-class GridBarrier {
- public:
-  EXACTILE_DEVICE explicit GridBarrier(int32_t* words) : words_(words) {}
-
-  EXACTILE_DEVICE void wait() {
-    arrived_ += static_cast<int32_t>(gridDim.x);
-    __syncthreads();
-    if (thread() == 0) {
-      __threadfence();
-      atomicAdd(words_, 1);
-      while (*static_cast<volatile int32_t*>(words_) < arrived_) {
-      }
-      __threadfence();
-    }
-    __syncthreads();
-  }
-
-  /// The last block to leave clears the words: nobody waits any more.
-  EXACTILE_DEVICE void leave() {
-    if (arrived_ == 0 || thread() != 0) return;
-    if (atomicAdd(words_ + 1, 1) == static_cast<int32_t>(gridDim.x) - 1) {
-      words_[0] = 0;
-      words_[1] = 0;
-    }
-  }
-
- private:
-  int32_t* const words_;
-  int32_t arrived_ = 0;
-};
-
-/// The range of the natural order that a block owns.
-struct Range {
-  int32_t begin, end;
-};
-
-/// A thread's record of one round, and which of the pass's costs it has (0 is the highest): -1 when
-/// the pass is not about it.
-struct Tile {
-  TileRecord record;
-  int32_t bin;
-};
-
-/// Places the tiles of costs (highest - kPlannerCosts, highest].
-class SortPass {
- public:
-  EXACTILE_DEVICE SortPass(const PlannerParams& params, const Sequences& sequences, Range range,
-                           int32_t highest, SharedStorage& shared)
-      : params_(params), sequences_(sequences), range_(range), highest_(highest), shared_(shared) {}
-
-  /// Number of this block's tiles by cost, into shared.start.
-  EXACTILE_DEVICE void count() {
-    if (thread() < kPlannerCosts) shared_.start[thread()] = 0;
-    __syncthreads();
-    for (int32_t i = range_.begin; i < range_.end; i += kPlannerThreads) {
-      tile_ = tile(i + thread());
-      const unsigned alike = __match_any_sync(~0u, tile_.bin);
-      if (tile_.bin >= 0 && rank(alike) == 0) atomicAdd(&shared_.start[tile_.bin], __popc(alike));
-    }
-    __syncthreads();
-  }
-
-  /// Turns counts into first positions. `placed`: tiles of higher costs; grows by those of this
-  /// pass. `counts`: (blocks, kPlannerCosts), one slot of the scratch.
-  EXACTILE_DEVICE void exchange(int32_t* counts, GridBarrier& barrier, int32_t& placed) {
-    const bool has_cost = thread() < kPlannerCosts;
-    int32_t all = has_cost ? shared_.start[thread()] : 0;
-    int32_t of_blocks_before = 0;
-    if (gridDim.x > 1) {
-      const int32_t block = static_cast<int32_t>(blockIdx.x);
-      volatile int32_t* const of_cost = counts + thread();
-      if (has_cost) of_cost[block * kPlannerCosts] = all;
-      barrier.wait();
-      all = 0;
-#pragma unroll 8
-      for (int32_t i = 0; has_cost && i < static_cast<int32_t>(gridDim.x); ++i) {
-        const int32_t n = of_cost[i * kPlannerCosts];
-        all += n;
-        of_blocks_before += i < block ? n : 0;
-      }
-    }
-    int32_t total;
-    next_ = placed + sum_before(all, shared_.partial, total) + of_blocks_before;
-    placed += total;
-  }
-
-  /// Writes the records, equal costs in natural order: by round, warp and lane.
-  EXACTILE_DEVICE void place() {
-    const int32_t warp = thread() / 32;
-    const bool one_round = range_.end - range_.begin <= kPlannerThreads;
-    for (int32_t i = range_.begin; i < range_.end; i += kPlannerThreads) {
-      if (!one_round) tile_ = tile(i + thread());
-      auto* const words = reinterpret_cast<int32_t*>(shared_.tiles_of_warp);
-      for (int32_t w = thread(); w < kWarps * kPlannerCosts / 2; w += kPlannerThreads) words[w] = 0;
-      __syncthreads();
-      const unsigned alike = __match_any_sync(~0u, tile_.bin);
-      if (tile_.bin >= 0 && rank(alike) == 0) {
-        shared_.tiles_of_warp[warp][tile_.bin] = static_cast<unsigned short>(__popc(alike));
-      }
-      __syncthreads();
-      if (thread() < kPlannerCosts) {
-        shared_.start[thread()] = next_;
-        int32_t before = 0;
+  /// Records index, index + kPlannerThreads, ... with their bins. total() > 0.
+  EXACTILE_DEVICE void find(int32_t index, Tiles& tiles) const {
+    int32_t b[kPlannerPerThread], at[kPlannerPerThread];
 #pragma unroll
-        for (int32_t w = 0; w < kWarps; ++w) {
-          unsigned short& tiles = shared_.tiles_of_warp[w][thread()];
-          const int32_t n = tiles;
-          tiles = static_cast<unsigned short>(before);
-          before += n;
-        }
-        next_ += before;
+    for (int32_t j = 0; j < kPlannerPerThread; ++j) {
+      b[j] = 0;
+      at[j] = min(index + j * kPlannerThreads, total_ - 1);
+    }
+    // The last sequence with before <= at; empty ones before it share its value.
+    for (int32_t step = last_ > 0 ? 1 << (31 - __clz(last_)) : 0; step > 0; step /= 2) {
+#pragma unroll
+      for (int32_t j = 0; j < kPlannerPerThread; ++j) {
+        if (b[j] + step <= last_ && shared_.before[b[j] + step] <= at[j]) b[j] += step;
       }
-      __syncthreads();
-      if (tile_.bin >= 0) {
-        params_.records[shared_.start[tile_.bin] + shared_.tiles_of_warp[warp][tile_.bin] +
-                        rank(alike)] = tile_.record;
-      }
-      __syncthreads();
+    }
+#pragma unroll
+    for (int32_t j = 0; j < kPlannerPerThread; ++j) {
+      const int32_t m_block = at[j] - shared_.before[b[j]];
+      const int32_t* const q = spec_.cu_seqlens_q + begin_ + b[j];
+      const int32_t* const k = spec_.cu_seqlens_k + begin_ + b[j];
+      tiles.record[j] = {q[0] + m_block * spec_.tile_tokens, q[1], k[0], k[1] - k[0]};
+    }
+#pragma unroll
+    for (int32_t j = 0; j < kPlannerPerThread; ++j) {
+      const int32_t bin = planner_bin(spec_, tiles.record[j]);
+      tiles.bin[j] = index + j * kPlannerThreads < total_ ? bin : -1;
     }
   }
 
  private:
-  EXACTILE_DEVICE Tile tile(int32_t index) const {
-    if (index >= range_.end) return {.record = {}, .bin = -1};
-    const TileRecord record = sequences_.record(index);
-    const int32_t bin = highest_ - min(num_n_blocks(params_.spec, record), kMaxCost);
-    return {.record = record, .bin = 0 <= bin && bin < kPlannerCosts ? bin : -1};
-  }
-
-  /// Lanes below this one that are alike.
-  EXACTILE_DEVICE static int32_t rank(unsigned alike) {
-    return __popc(alike & ((1u << thread() % 32) - 1));
-  }
-
-  const PlannerParams& params_;
-  const Sequences& sequences_;
-  const Range range_;
-  const int32_t highest_;
+  const TileListSpec& spec_;
   SharedStorage& shared_;
-  Tile tile_{.record = {}, .bin = -1};  // of the latest round
-  int32_t next_ = 0;                    // this thread's cost: position of its next tile
+  int32_t begin_;  // sequence
+  int32_t last_;   // of this chunk
+  int32_t total_;
 };
+
+/// Takes `tile`'s place in a table by bin: returns what the table had before. Lanes of a warp that
+/// follow one another in the same bin take theirs together; a bin of -1 takes none.
+EXACTILE_DEVICE int32_t take_place(int32_t* table, int32_t bin) {
+  const int32_t lane = thread() % 32;
+  const int32_t left = __shfl_up_sync(~0u, bin, 1);
+  const unsigned heads = __ballot_sync(~0u, lane == 0 || left != bin);
+  const int32_t head = 31 - __clz(heads & (~0u >> (31 - lane)));
+  const unsigned later = heads & (~1u << lane);
+  int32_t first = 0;
+  if (lane == head && bin >= 0) {
+    const int32_t end = later ? __ffs(later) - 1 : 32;
+    first = atomicAdd(table + bin, end - lane);
+  }
+  return __shfl_sync(~0u, first, head) + lane - head;
+}
+
+/// `word` of a block of the cluster, once exchange() is over.
+EXACTILE_DEVICE int32_t word_of_block(const int32_t& word, int32_t block) {
+  if (gridDim.x == 1) return word;
+  return ptx::load_cluster_shared(ptx::shared_address(&word), block);
+}
+
+/// Sum of a word over the blocks, and over those before this one.
+struct ClusterSum {
+  int32_t all = 0, before = 0;
+
+  EXACTILE_DEVICE explicit ClusterSum(const int32_t& word) {
+#pragma unroll
+    for (int32_t i = 0; i < kPlannerMaxBlocks; ++i) {
+      if (i >= static_cast<int32_t>(gridDim.x)) break;
+      const int32_t n = word_of_block(word, i);
+      all += n;
+      before += i < static_cast<int32_t>(blockIdx.x) ? n : 0;
+    }
+  }
+};
+
+/// Makes first positions from the counts of all blocks; returns the tiles of the blocks before.
+EXACTILE_DEVICE int32_t exchange(const PlannerParams& params, int32_t tiles_here,
+                                 SharedStorage& shared) {
+  if (thread() == 0) shared.total = tiles_here;
+  __syncthreads();
+  if (gridDim.x > 1) {
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  }
+  const bool has_bin = thread() < kPlannerBins;
+  const ClusterSum tiles(shared.total), of_bin(shared.count[has_bin ? thread() : 0]);
+  if (gridDim.x > 1) ptx::cluster_arrive();  // a block may leave when all have read what it counted
+  if (blockIdx.x == 0 && thread() == 0) {
+    *params.num_records = min(tiles.all, params.max_records);
+    if (params.counter) *params.counter = 0;
+  }
+  int32_t total;
+  const int32_t before = sum_before(has_bin ? of_bin.all : 0, shared.partial, total);
+  if (has_bin) shared.next[thread()] = before + of_bin.before;
+  __syncthreads();
+  return tiles.before;
+}
 
 }  // namespace planner
 
-/// Launch: planner_blocks() blocks of kPlannerThreads, cooperative if more than one.
+/// Launch: planner_blocks() blocks of kPlannerThreads as one cluster.
 __global__ void __launch_bounds__(kPlannerThreads)
     plan_tiles(const __grid_constant__ PlannerParams params) {
   using namespace planner;
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
-  auto& shared = *reinterpret_cast<SharedStorage*>(shared_bytes);
+  __shared__ SharedStorage shared;
   ptx::wait_for_previous_grids();  // who writes cu_seqlens, and who still reads the list before
   ptx::grid_dependency_launch();   // the attention kernel may come up; it waits for this one's end
 
-  const Sequences sequences(params.spec, shared);
-  const int32_t num_records = min(sequences.total(), params.max_records);
-  if (blockIdx.x == 0 && thread() == 0) {
-    *params.num_records = num_records;
-    if (params.counter) *params.counter = 0;
-  }
+  if (thread() < kPlannerBins) shared.count[thread()] = 0;
   const auto blocks = static_cast<int32_t>(gridDim.x), block = static_cast<int32_t>(blockIdx.x);
-  const int32_t rounds = ceil_div(ceil_div(num_records, blocks), kPlannerThreads);
-  const int32_t of_block = rounds * kPlannerThreads;
-  const Range range{.begin = min(block * of_block, num_records),
-                    .end = min((block + 1) * of_block, num_records)};
-  if (params.order == ListOrder::kNatural) {
-    for (int32_t i = range.begin + thread(); i < range.end; i += kPlannerThreads) {
-      params.records[i] = sequences.record(i);
+  const int32_t of_block = ceil_div(params.spec.batch, blocks);
+  const int32_t begin = min(block * of_block, params.spec.batch);
+  const int32_t end = min(begin + of_block, params.spec.batch);
+  const bool sorts = params.order != ListOrder::kNatural;
+  Chunk chunk(params.spec, shared);
+  Tiles tiles;
+  int32_t natural = 0;  // place in the natural order
+  bool loaded = false;  // the chunk, and all tiles of it, from the pass before
+#pragma unroll 1
+  for (int32_t pass = 0; pass < 2; ++pass) {
+    const bool places = pass == 1;
+    int32_t rounds = 0;
+#pragma unroll 1
+    for (int32_t first = begin; first < end; first += kPlannerRound) {
+      if (!loaded) chunk.load(first, end);
+#pragma unroll 1
+      for (int32_t i = 0; i < chunk.total(); i += kPlannerRound, ++rounds) {
+        if (!loaded) chunk.find(i + thread(), tiles);
+#pragma unroll
+        for (int32_t j = 0; j < kPlannerPerThread; ++j) {
+          if (i + j * kPlannerThreads >= chunk.total()) break;
+          const int32_t sorted = take_place(places ? shared.next : shared.count, tiles.bin[j]);
+          const int32_t place = sorts ? sorted : natural + i + thread() + j * kPlannerThreads;
+          if (places && tiles.bin[j] >= 0 && place < params.max_records) {
+            params.records[place] = tiles.record[j];
+          }
+        }
+      }
+      natural += chunk.total();
+      __syncthreads();  // the chunk's table may be written again, and counts may be read
     }
-    return;
+    if (places) break;
+    loaded = rounds <= 1 && of_block <= kPlannerRound;
+    natural = exchange(params, natural, shared);
   }
-  GridBarrier barrier(params.scratch);
-  int32_t placed = 0, slot = 0;
-  for (int32_t highest = sequences.max_cost(); placed < num_records; highest -= kPlannerCosts) {
-    SortPass pass(params, sequences, range, highest, shared);
-    pass.count();
-    // Two slots in turn: when a block is past the next barrier, nobody reads this one any more.
-    pass.exchange(params.scratch + 2 + slot * blocks * kPlannerCosts, barrier, placed);
-    pass.place();
-    slot ^= 1;
-  }
-  if (blocks > 1) barrier.leave();
+  if (gridDim.x > 1) ptx::cluster_wait();
 }
 
 }  // namespace exactile::cuda

@@ -6,12 +6,15 @@
 
 namespace exactile::cuda {
 
-inline constexpr int32_t kPlannerThreads = 1024;
-inline constexpr int32_t kPlannerMaxBlocks = 64;
-/// Costs that are told apart at a time; more take several passes.
-inline constexpr int32_t kPlannerCosts = 512;
-/// Entries of the table of tiles before each sequence; more sequences share entries.
-inline constexpr int32_t kPlannerEntries = 8 * kPlannerThreads;
+/// Tried, 2026-11 on an H200, 256 | 8,192 lognormal sequences, in us between events: 512 x 2 (8.6
+/// in two rounds | 18.1), 512 x 3 (6.4 | 18.8), 512 x 4 (7.0 | 19.0), 640 x 2 (6.0 | 17.4), 768 x 2
+/// (6.6 | 19.2), 1024 x 2 (7.3 | 19.1).
+inline constexpr int32_t kPlannerThreads = 640;
+/// Sequences, and records, that a thread works on at a time: one alone would mostly wait.
+inline constexpr int32_t kPlannerPerThread = 2;
+inline constexpr int32_t kPlannerRound = kPlannerThreads * kPlannerPerThread;
+/// A portable cluster.
+inline constexpr int32_t kPlannerMaxBlocks = 8;
 
 struct PlannerParams {
   TileListSpec spec;     ///< cu_seqlens in device memory
@@ -20,7 +23,6 @@ struct PlannerParams {
   int32_t max_records;   ///< max_num_records(); what does not fit is dropped, never written past
   int32_t* num_records;  ///< for CompactList::planned
   int32_t* counter;      ///< ValidOnlyPersistent's, is set to 0; or null
-  int32_t* scratch;      ///< planner_scratch_size(); 0 before its first use, then reused as it is
 };
 
 /// Records of any batch of so many query tokens and sequences.
@@ -29,32 +31,33 @@ EXACTILE_HOST_DEVICE constexpr int64_t max_num_records(int64_t total_q, int32_t 
   return total_q / tile_tokens + batch;
 }
 
-/// Blocks to launch. They wait for one another: more than one need a cooperative launch.
-EXACTILE_HOST_DEVICE constexpr int32_t planner_blocks(int32_t max_records, int32_t num_sms) {
-  const int32_t wanted = ceil_div(max_records, kPlannerThreads);
-  return max(1, min(wanted, min(kPlannerMaxBlocks, num_sms)));
+/// Blocks to launch, as one cluster, which costs 2 us. GPUs without clusters take one block.
+EXACTILE_HOST_DEVICE constexpr int32_t planner_blocks(int32_t max_records, bool has_clusters) {
+  return has_clusters && max_records > kPlannerRound ? kPlannerMaxBlocks : 1;
 }
 
-/// In int32 elements: two words of the barrier, and counts by cost of every block, twice.
-EXACTILE_HOST_DEVICE constexpr int64_t planner_scratch_size(int32_t blocks) {
-  return 2 + int64_t{2} * blocks * kPlannerCosts;
+/// What tiles are sorted by: 0 for those that visit most keys. Told apart by 128 keys, beyond
+/// 32,768 keys by one part in 32.
+inline constexpr int32_t kPlannerBins = 512;
+EXACTILE_HOST_DEVICE constexpr int32_t planner_bin(const TileListSpec& spec,
+                                                   const TileRecord& tile) {
+  const KeyRange keys = visited_keys(spec, tile);
+  const int32_t cost = keys.empty() ? 0 : (keys.end - keys.begin) / 128 + 1;
+  const int32_t octaves = cost < 256 ? 0 : 24 - __builtin_clz(cost);
+  const int32_t rank = octaves == 0 ? cost : 192 + 32 * octaves + (cost >> (octaves + 2));
+  return kPlannerBins - 1 - min(rank, kPlannerBins - 1);
 }
 
 namespace planner {
 
-inline constexpr int32_t kWarps = kPlannerThreads / 32;
-static_assert(kWarps == 32);
-
 struct SharedStorage {
-  int32_t before[kPlannerEntries];                      // tiles before an entry's sequences
-  unsigned short tiles_of_warp[kWarps][kPlannerCosts];  // of a round; then those before the warp
-  int32_t start[kPlannerCosts];                         // by cost: number, then next position
-  int32_t partial[kWarps];
+  int32_t before[kPlannerRound];  // tiles before each sequence of a chunk
+  int32_t count[kPlannerBins];    // of this block
+  int32_t next[kPlannerBins];     // position of the next tile of a bin
+  int32_t partial[32];
+  int32_t total;  // of this block
 };
 
 }  // namespace planner
-
-/// Dynamic shared memory of plan_tiles().
-inline constexpr int32_t kPlannerSharedBytes = sizeof(planner::SharedStorage);
 
 }  // namespace exactile::cuda

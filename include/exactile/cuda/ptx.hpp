@@ -110,13 +110,46 @@ EXACTILE_DEVICE int32_t warp_uniform(int32_t value) {
   return uniform;
 }
 
-/// Waits until the grids that this one was launched behind have written their memory (programmatic
-/// dependent launch); returns at once in any other launch, and before sm_90, where launches simply
-/// follow one another.
-EXACTILE_DEVICE void wait_for_previous_grids() {
+// ---- grids and clusters: from sm_90 on. Before, launches simply follow one another, and nobody
+// launches a cluster.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+#define EXACTILE_SM90_ASM(...) asm volatile(__VA_ARGS__)
+#else
+#define EXACTILE_SM90_ASM(...)
 #endif
+
+/// Waits until the grids that this one was launched behind have written their memory (programmatic
+/// dependent launch); returns at once in any other launch.
+EXACTILE_DEVICE void wait_for_previous_grids() {
+  EXACTILE_SM90_ASM("griddepcontrol.wait;" :: : "memory");
+}
+
+/// Lets the next grid start to launch once all work-groups of this one have come here.
+EXACTILE_DEVICE void grid_dependency_launch() {
+  EXACTILE_SM90_ASM("griddepcontrol.launch_dependents;" :: : "memory");
+}
+
+EXACTILE_DEVICE void cluster_arrive() {
+  EXACTILE_SM90_ASM("barrier.cluster.arrive.release.aligned;" :: : "memory");
+}
+
+/// After as many cluster_arrive(): all threads of the cluster have come, and what they wrote to
+/// shared memory before is visible.
+EXACTILE_DEVICE void cluster_wait() {
+  EXACTILE_SM90_ASM("barrier.cluster.wait.acquire.aligned;" :: : "memory");
+}
+
+/// The word at `address` in the shared memory of a work-group of the cluster.
+EXACTILE_DEVICE int32_t load_cluster_shared(uint32_t address, int32_t work_group) {
+  int32_t word = 0;
+  EXACTILE_SM90_ASM(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %1, %2;\n"
+      "ld.shared::cluster.s32 %0, [there];\n"
+      "}" : "=r"(word) : "r"(address),
+      "r"(work_group) : "memory");
+  return word;
 }
 
 /// Keeps what `value` is computed from above this point: a branch that is never taken (value >= 0

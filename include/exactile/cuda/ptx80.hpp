@@ -83,13 +83,4 @@ EXACTILE_DEVICE void load_shared(uint32_t (&words)[4], uint32_t from) {
                : "memory");
 }
 
-// ---- programmatic dependent launch: from sm_90 on; before, launches simply follow one another.
-
-/// Lets the next grid start to launch once all work-groups of this one have come here.
-EXACTILE_DEVICE void grid_dependency_launch() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 }  // namespace exactile::cuda::ptx

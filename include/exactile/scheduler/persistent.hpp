@@ -10,11 +10,12 @@ class ValidOnlyPersistent {
  public:
   struct Params {
     CompactList list;
-    int32_t* counter;  ///< shared by all work-groups; 0 at launch
+    int32_t* counter;         ///< shared by all work-groups; 0 at launch
+    int32_t work_groups = 0;  ///< launched: the last one leaves the counter at 0; 0: nobody does
   };
 
   EXACTILE_HOST_DEVICE constexpr ValidOnlyPersistent(const Params& params, int32_t /*work_group*/)
-      : params_(params), index_(fetch_add(params.counter, 1)) {}
+      : params_(params), index_(next()) {}
 
   EXACTILE_HOST_DEVICE static constexpr int32_t num_work_groups(const Params& params,
                                                                 int32_t workers) {
@@ -22,9 +23,17 @@ class ValidOnlyPersistent {
   }
   EXACTILE_HOST_DEVICE constexpr bool is_valid() const { return index_ < params_.list.num_tiles(); }
   EXACTILE_HOST_DEVICE constexpr WorkTile tile() const { return params_.list.tile(index_); }
-  EXACTILE_HOST_DEVICE constexpr void advance() { index_ = fetch_add(params_.counter, 1); }
+  EXACTILE_HOST_DEVICE constexpr void advance() { index_ = next(); }
 
  private:
+  /// Every work-group takes one index past the end; nobody takes one after the last of these.
+  EXACTILE_HOST_DEVICE constexpr int32_t next() const {
+    const int32_t index = fetch_add(params_.counter, 1);
+    const int32_t past_end = index - params_.list.num_tiles();
+    if (past_end >= 0 && past_end + 1 == params_.work_groups) *params_.counter = 0;
+    return index;
+  }
+
   Params params_;
   int32_t index_;
 };

@@ -60,12 +60,18 @@ EXACTILE_HOST_DEVICE constexpr int64_t count_tiles(const TileListSpec& spec) {
   return tiles;
 }
 
+/// Keys that some row of a tile sees.
+EXACTILE_HOST_DEVICE constexpr KeyRange visited_keys(const TileListSpec& spec,
+                                                     const TileRecord& tile) {
+  const int32_t first = tile.q_end - tile.q_begin;
+  const int32_t last = max(1, first - spec.tile_tokens + 1);
+  return spec.mask.any_visible(first, last, tile.k_len);
+}
+
 /// Key blocks that a tile visits: its cost.
 EXACTILE_HOST_DEVICE constexpr int32_t num_n_blocks(const TileListSpec& spec,
                                                     const TileRecord& tile) {
-  const int32_t first = tile.q_end - tile.q_begin;
-  const int32_t last = max(1, first - spec.tile_tokens + 1);
-  const KeyRange keys = spec.mask.any_visible(first, last, tile.k_len);
+  const KeyRange keys = visited_keys(spec, tile);
   return keys.empty() ? 0 : ceil_div(keys.end, spec.block_n) - keys.begin / spec.block_n;
 }
 
