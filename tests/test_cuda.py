@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import exactile
 from conftest import DTYPES, assert_same_bits, cumulate, make_batch
-from exactile import _core
+from exactile import _core, cli
 from exactile.machines import Gpu
 from exactile.timeline import record
 from test_plan import GOLDEN, ZIPF
@@ -244,6 +245,19 @@ def test_a_timeline_changes_no_bit(room, scheduler):
     assert bool((memory[size:] == 7).all())
     with pytest.raises(ValueError, match=f"expected a timeline of {size} bytes, got {size - 1}"):
         run_recording(size - 1)
+
+
+def test_bench_draws_a_timeline(room, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "timeline.json"
+    options = "--batch=16 --num_heads_q=32 --num_heads_kv=8 --varlen --varlen_dist=zipf --compare"
+    options += " --pack_gqa=0 --iterations=1 --backend=cuda"
+    assert cli.main(["bench", *options.split(), f"--timeline={path}"]) == 0
+    launches = json.loads(path.read_text())["otherData"]["launches"]
+    assert [x["tiles"] for x in launches] == [3_808] * 3
+    assert [x["launched"] for x in launches[:2]] == [32_768, 3_808]
+    assert [x["empty"] for x in launches[:2]] == [28_960, 0]
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_streams_and_threads_of_one_plan(room):

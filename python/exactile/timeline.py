@@ -160,9 +160,9 @@ class Timeline:
         return keys
 
     def shares(self) -> dict[str, float]:
-        """Parts of the SMs' time: `PHASES`, then idle ``between`` tiles and in the ``tail``.
+        """Parts of the SMs' time: `PHASES`, then idle ``between`` them and in the ``tail``.
 
-        The tail of an SM is what follows its last tile.
+        The tail of an SM is what follows its last work-group; what precedes its first is between.
         """
         slices = self.slices()
         rows = self.num_sms * (int(slices.lane.max()) + 1)
