@@ -12,6 +12,7 @@
 #include "cpu/launch.hpp"
 #include "cuda/bindings.hpp"
 #include "cuda/kernels.hpp"
+#include "cuda/launch.hpp"
 #include "plan.hpp"
 #include "prefill.hpp"
 #include "support.hpp"
@@ -97,9 +98,10 @@ void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::n
   run_plan(plan, args);
 }
 
-/// As `run`, for torch tensors on a GPU. `lse`, `work_groups`: addresses in its memory, or 0.
+/// As `run`, for torch tensors on a GPU. `lse`, `timeline`: addresses in its memory, or 0.
 void run_torch(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out,
-               uint64_t lse, double softmax_scale, uint64_t stream, uint64_t work_groups) {
+               uint64_t lse, double softmax_scale, uint64_t stream, uint64_t timeline,
+               int64_t timeline_bytes) {
   const PrefillArgs args{
       .q = torch_array_ref(q, "q"),
       .k = torch_array_ref(k, "k"),
@@ -108,7 +110,8 @@ void run_torch(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::h
       .lse = reinterpret_cast<float*>(lse),
       .softmax_scale = softmax_scale,
       .stream = stream,
-      .work_groups = reinterpret_cast<int32_t*>(work_groups),
+      .timeline = reinterpret_cast<void*>(timeline),
+      .timeline_bytes = timeline_bytes,
   };
   nb::gil_scoped_release release;
   run_plan(plan, args);
@@ -192,7 +195,8 @@ NB_MODULE(_core, m) {
       .def("run", &run, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
            "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a, "stream"_a = 0)
       .def("run_torch", &run_torch, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a, "softmax_scale"_a,
-           "stream"_a, "work_groups"_a = 0);
+           "stream"_a, "timeline"_a = 0, "timeline_bytes"_a = 0)
+      .def_prop_ro("timeline_bytes", &cuda::timeline_bytes);
   m.def("plan", &plan, "cu_seqlens_q"_a.noconvert(), "cu_seqlens_k"_a.noconvert(), nb::kw_only(),
         "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,
         "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "backend"_a,

@@ -34,8 +34,9 @@ struct PrefillArgs {
   ArrayRef out;          ///< (total_q, num_heads_q, head_dim_v)
   float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
   double softmax_scale;
-  uint64_t stream = 0;             ///< CUDA: handle of the stream; 0: the default stream
-  int32_t* work_groups = nullptr;  ///< CUDA, for tests: PrefillParams::work_groups
+  uint64_t stream = 0;         ///< CUDA: handle of the stream; 0: the default stream
+  void* timeline = nullptr;    ///< CUDA, for tests: PrefillParams::timeline, or null
+  int64_t timeline_bytes = 0;  ///< of the memory there
 };
 
 /// Checks everything, then computes. Throws std::invalid_argument before anything is written.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 import exactile
 from conftest import DTYPES, assert_same_bits, cumulate, make_batch
-from exactile import _core
+from exactile import _core, cli
+from exactile.machines import Gpu
+from exactile.timeline import record
 from test_plan import GOLDEN, ZIPF
 from test_prefill import LENS_K, LENS_Q, MASKS
 
@@ -168,19 +172,92 @@ def test_tensors_that_do_not_belong_together():
             exactile.varlen_prefill(x, x.to("cuda:1"), x, [0, 10])
 
 
+@pytest.fixture(scope="module")
+def gpu():
+    return Gpu()
+
+
+def zeros(lengths, num_heads_q, num_heads_kv, head_dim, **_):
+    """q, k and v of bfloat16 zeros."""
+    heads = num_heads_q, num_heads_kv, num_heads_kv
+    return [np.zeros((sum(lengths), n, head_dim), np.uint16) for n in heads]
+
+
 @pytest.mark.parametrize(
     ("scheduler", "launched"), [("Individual", 32_768), ("ValidOnlyIndividual", 3_808)]
 )
-def test_golden_counts_in_the_kernel(room, scheduler, launched):
+def test_golden_counts_in_the_kernel(room, gpu, scheduler, launched):
     plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, scheduler=scheduler, backend="cuda")
-    q, k = (
-        torch.zeros(sum(ZIPF), heads, 128, device="cuda", dtype=torch.bfloat16) for heads in (32, 8)
+    timeline = record(plan, zeros(ZIPF, **GOLDEN), gpu)
+    assert timeline.launched == plan.launched == launched
+    assert (len(timeline.tiles), timeline.num_empty) == (3_808, launched - 3_808)
+
+
+@pytest.mark.parametrize("options", [{}, {"pack_gqa": True}, {"causal": True}, {"workers": 3}])
+def test_timeline(room, gpu, scheduler, options):
+    """Every tile with work exactly once, phases in order, a work-group on one SM at a time."""
+    lengths = [700, 0, 1, 129, 128, 40]
+    shape = dict(num_heads_q=8, num_heads_kv=2, head_dim=128)
+    plan = exactile.plan(
+        seqlens_q=lengths, **shape, dtype="bfloat16", scheduler=scheduler, backend="cuda", **options
     )
-    counts = torch.zeros(2, device="cuda", dtype=torch.int32)
-    plan._core.run_torch(q, k, k, torch.empty_like(q), 0, 1.0, 0, counts.data_ptr())
+    timeline = record(plan, zeros(lengths, **shape), gpu)
+    starts = cumulate(lengths).tolist()
+    assert sorted(timeline.tiles[["head", "q_begin", "q_end", "k_begin", "k_len"]].tolist()) == [
+        (head, q, end, begin, end - begin)
+        for head in range(plan.tile_heads)
+        for begin, end in itertools.pairwise(starts)
+        for q in range(begin, end, plan.tile_tokens)
+    ]
+    assert timeline.launched == plan.launched
+    if scheduler != "ValidOnlyPersistent":  # there a fast one may take a late one's tile
+        assert timeline.num_empty == plan.num_empty
+    records = timeline.records
+    assert (records["times_written"] == 1).all()
+    assert ((records["sm"] >= 0) & (records["sm"] < gpu.num_sms)).all()
+    assert gpu.num_sms == torch.cuda.get_device_properties(0).multi_processor_count
+    tiles = timeline.tiles
+    names = ("prologue_ns", "mainloop_ns", "epilogue_ns", "end_ns")
+    for before, after in itertools.pairwise(names):
+        assert (tiles[before] <= tiles[after]).all()
+    assert timeline.span_ns > 0
+    for group in range(plan.launched):
+        mine = records[records["work_group"] == group]
+        assert len(set(mine["sm"].tolist())) == 1
+        for before, after in itertools.pairwise(mine):  # in order of their begin
+            assert before["end_ns"] == after["prologue_ns"]
+
+
+def test_a_timeline_changes_no_bit(room, scheduler):
+    batch = make_batch([300, 0, 31, 1, 1029], dtype="bfloat16", head_dim=128, causal=True)
+    q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
+    plan = exactile.plan(batch.cu_q, num_heads_q=4, num_heads_kv=2, head_dim=128,
+                         dtype="bfloat16", causal=True, backend="cuda",
+                         scheduler=scheduler)  # fmt: skip
+    want, out = plan.run(q, k, v), torch.empty_like(q)
+    size = plan._core.timeline_bytes
+    memory = torch.zeros(size + 4096, device="cuda", dtype=torch.uint8)
+    memory[size:] = 7
+    run_recording = partial(plan._core.run_torch, q, k, v, out, 0, 128**-0.5, 0, memory.data_ptr())
+    run_recording(size)
     torch.cuda.synchronize()
-    assert counts.tolist() == [launched, 3_808]
-    assert plan.launched == launched
+    assert torch.equal(out, want)
+    assert bool((memory[size:] == 7).all())
+    with pytest.raises(ValueError, match=f"expected a timeline of {size} bytes, got {size - 1}"):
+        run_recording(size - 1)
+
+
+def test_bench_draws_a_timeline(room, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "timeline.json"
+    options = "--batch=16 --num_heads_q=32 --num_heads_kv=8 --varlen --varlen_dist=zipf --compare"
+    options += " --pack_gqa=0 --iterations=1 --backend=cuda"
+    assert cli.main(["bench", *options.split(), f"--timeline={path}"]) == 0
+    launches = json.loads(path.read_text())["otherData"]["launches"]
+    assert [x["tiles"] for x in launches] == [3_808] * 3
+    assert [x["launched"] for x in launches[:2]] == [32_768, 3_808]
+    assert [x["empty"] for x in launches[:2]] == [28_960, 0]
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_streams_and_threads_of_one_plan(room):
@@ -253,18 +330,12 @@ def test_many_lengths_on_the_gpu(room):
         assert_same_bits(got, expected)
 
 
-def test_golden_counts_with_lengths_on_the_gpu(room):
+def test_golden_counts_with_lengths_on_the_gpu(room, gpu):
     cu = torch.from_numpy(cumulate(ZIPF)).cuda()
     plan = exactile.plan(cu, total_q=sum(ZIPF), **GOLDEN, scheduler="ValidOnlyIndividual")
-    q, k = (
-        torch.zeros(sum(ZIPF), heads, 128, device="cuda", dtype=torch.bfloat16) for heads in (32, 8)
-    )
-    counts = torch.zeros(2, device="cuda", dtype=torch.int32)
-    plan._core.run_torch(q, k, k, torch.empty_like(q), 0, 1.0, 0, counts.data_ptr())
-    torch.cuda.synchronize()
-    launched, valid = counts.tolist()
-    assert valid == 3_808
-    assert launched == plan.launched <= 3_968
+    timeline = record(plan, zeros(ZIPF, **GOLDEN), gpu)
+    assert len(timeline.tiles) == 3_808
+    assert timeline.launched == plan.launched <= 3_968
 
 
 def test_graph_replayed_with_other_lengths(room):

@@ -64,7 +64,7 @@ def test_a_shipped_kernel_is_found_in_the_wheel(report, room, scheduler):
 @pytest.mark.skipif(INFO["nvrtc"] is None, reason=str(INFO["nvrtc_reason"]))
 def test_a_kernel_that_is_not_shipped_compiles(tmp_path, monkeypatch):
     monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
-    program = _core.kernel_program("sm80", "float16", 64, 64, False, "Individual", count=True)
+    program = _core.kernel_program("sm80", "float16", 64, 64, False, "Individual", probe="Timeline")
     origin, _, name, image = _core.find_cubin(*program, "sm_120")
     assert origin == "compiler"
     assert name.encode() in image

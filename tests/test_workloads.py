@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from exactile import workloads
+from exactile import _core, workloads
 from exactile.workloads import DISTRIBUTIONS, constant, lognormal, normal, trace, uniform, zipf
 
 # Lengths of the C++ benchmark of intel/sycl-tla pull request 516, made with libstdc++.
@@ -135,3 +136,19 @@ def test_bad_trace(tmp_path: Path, content: bytes | None, message: str) -> None:
         trace(2, path)
     with pytest.raises(ValueError, match="start"):
         trace(2, path, start=-1)
+
+
+def test_what_the_gpu_benchmark_measures() -> None:
+    """Workloads that a kernel is there for; W8 is the batch of the golden counts."""
+    path = Path(__file__).parent / "benchmarks" / "workloads.json"
+    works = json.loads(path.read_text())
+    assert [name for name in works if name[0] == "W"] == [f"W{i}" for i in range(1, 11)]
+    assert works["W8"]["lens"] == ZIPF
+    assert works["W7"] | {"head_dim": 128, "about": ""} == works["W4"] | {"about": ""}
+    totals = {name: sum(work["lens"]) * work.get("times", 1) for name, work in works.items()}
+    assert (totals["W5"], totals["W6"], totals["W9"], totals["W10"]) == (
+        129_653, 139_264, 122_725, 76_953,
+    )  # fmt: skip
+    for work in works.values():
+        dims = work["head_dim"], work.get("head_dim_v", work["head_dim"])
+        assert ("cuda", work.get("dtype", "bfloat16"), *dims) in _core.support()

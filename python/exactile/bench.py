@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 import exactile
 from exactile.machines import Gpu, Host
-from exactile.peers import TorchSdpa
+from exactile.peers import Peer
 from exactile.plan import Plan
 from exactile.reference import reference, to_bfloat16, widened
 from exactile.workloads import Lengths
@@ -57,11 +57,14 @@ class PeerResult:
     name: str
     version: str
     median_ms: float
+    min_ms: float
+    max_ms: float
+    spread: float
     tflops: float
     ratio: float
     """Our rate to the peer's."""
     matmul_tflops: float
-    """Rate of the peer's own 2048^3 matrix product, in the same process."""
+    """Rate of torch's matrix product in the same process: 2048^3, on a GPU 8192^3, sustained."""
     max_difference: float
     """Largest |out - peer's out|."""
 
@@ -212,7 +215,7 @@ def measure(
     warmup: int,
     verified: bool,
     command: str,
-    peer: bool = False,
+    peer: Callable[..., Peer] | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Result:
     """Verify, warm up, and time `plan.run` on the given data.
@@ -231,8 +234,8 @@ def measure(
         Compare sampled rows with the reference first.
     command : str
         Recorded in the result.
-    peer : bool
-        Also time PyTorch, in turns with ours.
+    peer : callable, optional
+        Makes a Peer from plan, q, k and v, to be timed in turns with ours.
     progress : callable
         Told what comes next, before every run.
 
@@ -242,7 +245,7 @@ def measure(
     """
     inputs = [machine.put(x) for x in data]
     out = machine.empty(inputs[0], (*data.q.shape[:2], data.v.shape[2]))
-    other = TorchSdpa(plan, *data) if peer else None
+    other = peer(plan, *inputs) if peer else None
     verification = None
     if verified:
         progress(f"{plan.scheduler}: verify")
@@ -271,20 +274,23 @@ def measure(
         tflops=plan.flops / median_ms / 1e9,
         gbps=plan.bytes / median_ms / 1e6,
         verification=verification,
-        peer=_peer_result(plan, other, out, median_ms, peer_times_ms[-iterations:])
+        peer=_peer_result(plan, other, machine.get(out), median_ms, peer_times_ms[-iterations:])
         if other
         else None,
     )
 
 
 def _peer_result(
-    plan: Plan, peer: TorchSdpa, out: npt.NDArray[Any], our_ms: float, times_ms: list[float]
+    plan: Plan, peer: Peer, out: npt.NDArray[Any], our_ms: float, times_ms: list[float]
 ) -> PeerResult:
-    theirs, median_ms = peer().float().numpy(), statistics.median(times_ms)
+    theirs, median_ms = peer().float().cpu().numpy(), statistics.median(times_ms)
     return PeerResult(
         name=peer.name,
         version=peer.version,
         median_ms=median_ms,
+        min_ms=min(times_ms),
+        max_ms=max(times_ms),
+        spread=(max(times_ms) - min(times_ms)) / median_ms,
         tflops=plan.flops / median_ms / 1e9,
         ratio=median_ms / our_ms,
         matmul_tflops=peer.matmul_tflops(plan.dtype),

@@ -12,16 +12,20 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import exactile
 from exactile import workloads
 from exactile._arrays import as_int32
-from exactile.bench import Result, measure, plan_fields, random_data
+from exactile.bench import measure, plan_fields, random_data
 from exactile.machines import machine_of, processor_name
+from exactile.peers import Fa3, Peer, TorchSdpa
 from exactile.plan import Plan
+from exactile.plot import tile_map
+from exactile.report import JsonLines, TimelineFiles, failed, result_table
 from exactile.workloads import Lengths
 
 _SCHEDULERS = (*exactile.SCHEDULERS, "auto")
@@ -87,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
             _add_options(command)
         if name == "plan":
             command.add_argument("--plot", metavar="FILE.png", help="draw the tile map")
+        if name == "bench":
+            text = "on a GPU: write what every work-group did and when, for Perfetto, and FILE.png"
+            command.add_argument("--timeline", metavar="FILE.json", help=text)
     return parser
 
 
@@ -125,9 +132,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="run all schedulers on the same data"
     )
-    parser.add_argument(
-        "--peers", action="store_true", help="also time PyTorch per sequence, in turns"
-    )
+    peers = "also time, in turns, PyTorch per sequence; on a GPU FlashAttention-3 from its library"
+    parser.add_argument("--peers", nargs="?", const="", metavar="LIBRARY", help=peers)
     add("pack_gqa", "auto", "the heads of a kv head share a tile", choices=("auto", "0", "1"))
     add("backend", "auto", "auto: the GPU where there is one, else cpu", metavar="NAME")
     add_int("threads", None, "CPU threads (default: all)")
@@ -222,11 +228,12 @@ def _bench(args: argparse.Namespace) -> int:
     backend = exactile.info()["backends"][first.backend]
     if not backend["available"]:
         raise ValueError(f"--backend={first.backend}: {backend['reason']}")
-    if args.peers and first.backend != "cpu":
-        raise ValueError(f"--peers: expected --backend=cpu, got {first.backend}")
+    peer = None if args.peers is None else _peer(args.peers, first.backend)
+    files = TimelineFiles(args.timeline, first.backend) if args.timeline else None
     machine = machine_of(first.backend)
     where = f"{first.backend} ({backend['isa']})" if backend.get("isa") else first.backend
-    steps = 1 + len(plans) * (max(args.warmup, args.verify) + args.iterations)
+    runs = max(args.warmup, args.verify) + args.iterations + (files is not None)
+    steps = 1 + len(plans) * runs
     print(
         f"exactile {exactile.__version__}, {where}, {first.workers} workers, "
         + ", ".join(machine.describe().values())
@@ -236,7 +243,7 @@ def _bench(args: argparse.Namespace) -> int:
         summary if len(plans) == 1 else summary.partition("\nscheduler")[0], end="\n\n", flush=True
     )
     try:
-        with _JsonLines(args.json) as lines, _progress(steps) as progress:
+        with JsonLines(args.json) as lines, _progress(steps) as progress:
             progress("random data")
             data = random_data(first, args.seed)
             for plan in plans:
@@ -248,24 +255,43 @@ def _bench(args: argparse.Namespace) -> int:
                     warmup=args.warmup,
                     verified=bool(args.verify),
                     command=args.command_line,
-                    peer=args.peers,
+                    peer=peer,
                     progress=progress,
                 )
                 results.append(result)
                 lines.write(result.to_json())
+                if files:
+                    progress(f"{plan.scheduler}: timeline")
+                    files.record(plan, data, machine)
+            if files:
+                files.write(args.command_line)
     finally:  # what has been measured is shown, whatever happens after it
         if results:
-            print("\n".join(_result_table(results)))
-    return int(any(map(_failed, results)))
+            print("\n".join(result_table(results)))
+    if files:
+        print("\n".join(files.table()))
+    return int(any(map(failed, results)))
+
+
+def _peer(library: str, backend: str) -> Callable[..., Peer]:
+    """What is timed beside ours, to be made from a plan and its data."""
+    if backend == "cuda":
+        if not library:
+            raise ValueError(
+                "--peers: expected --peers=LIBRARY with --backend=cuda, where LIBRARY is "
+                "FlashAttention-3 as vllm builds it (_vllm_fa3_C*.so)"
+            )
+        return partial(Fa3, library=library)
+    if library:
+        raise ValueError(f"--peers: expected no library with --backend={backend}, got {library!r}")
+    return TorchSdpa
 
 
 def _plan(args: argparse.Namespace) -> int:
     plans = _plans(args)
     if args.plot:
-        from exactile.plot import tile_map
-
         tile_map(plans, args.plot)
-    with _JsonLines(args.json) as lines:
+    with JsonLines(args.json) as lines:
         for plan in plans:
             lines.write(json.dumps({"command": args.command_line, "plan": plan_fields(plan)}))
     print("\n\n".join(plan.summary() for plan in plans))
@@ -298,26 +324,7 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
-# --- output -----------------------------------------------------------------------------------
-
-
-class _JsonLines:
-    """Appends whole lines to a file that is opened, and so known to be writable, beforehand."""
-
-    def __init__(self, path: str | None) -> None:
-        self.file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
-
-    def __enter__(self) -> _JsonLines:
-        return self
-
-    def write(self, line: str) -> None:
-        if self.file:
-            self.file.write(line + "\n")
-            self.file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self.file:
-            self.file.close()
+# --- progress ---------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -341,38 +348,3 @@ def _progress(steps: int, after_s: float = 2) -> Iterator[Callable[[str], None]]
         done.set()
         if thread.is_alive():
             thread.join()
-
-
-def _result_table(results: Sequence[Result]) -> Iterable[str]:
-    header = ["scheduler", "launched", "valid", "empty", "median ms", "spread", "TFLOP/s", "GB/s"]
-    rows = [[*header, "max error", "of tolerance"]]
-    for r in results:
-        launched, valid, verified = r.plan["launched"], r.plan["valid"], r.verification
-        row = [r.plan["scheduler"], f"{launched:,}", f"{valid:,}", f"{max(0, launched - valid):,}"]
-        row += [f"{r.median_ms:,.3f}", f"{r.spread:.1%}", f"{r.tflops:.3f}", f"{r.gbps:.2f}"]
-        row += [f"{verified.max_error:.1e}"] if verified else ["not verified"]
-        row += [f"{verified.of_tolerance:.0%}" if verified else ""]
-        rows.append(row)
-        if peer := r.peer:
-            row = [f"{peer.name} {peer.version}", "", "", "", f"{peer.median_ms:,.3f}", ""]
-            rows.append([*row, f"{peer.tflops:.3f}", "", f"{peer.max_difference:.1e}", ""])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    failed_names = {r.plan["scheduler"] for r in results if _failed(r)}
-    for row in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        line = "  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip()
-        yield line + "  FAILED" * (row[0] in failed_names)
-    yield f"\nspread: (max - min) / median of {results[0].iterations} runs"
-    for r in results:
-        if peer := r.peer:
-            yield (
-                f"{r.plan['scheduler']}: {peer.ratio:.2f}x {peer.name}, and "
-                f"{r.tflops / peer.matmul_tflops:.0%} of the {peer.matmul_tflops:.3f} TFLOP/s of "
-                f"its matrix product; max error of {peer.name}: its difference from ours"
-            )
-    if results[0].verification:
-        yield "errors: out and lse of sampled rows of every kind of sequence, against float64"
-
-
-def _failed(result: Result) -> bool:
-    return result.verification is not None and not result.verification.passed

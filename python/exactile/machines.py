@@ -65,6 +65,7 @@ class Gpu:
         self.cold = torch.empty(COLD_BYTES, dtype=torch.uint8, device="cuda")
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         self.l2_bytes = int(properties.L2_cache_size)
+        self.num_sms = int(properties.multi_processor_count)
 
     def put(self, x: npt.NDArray[Any]) -> Any:
         """Tensor on the GPU; uint16 becomes bfloat16."""

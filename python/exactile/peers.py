@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from exactile.plan import Plan
+from exactile.workloads import Lengths
 
-MATMUL_SIZE = 2048
+MATMUL_SIZE, GPU_MATMUL_SIZE = 2048, 8192
+
+
+class Peer(Protocol):
+    """What is timed in turns with ours."""
+
+    name: str
+    version: str
+
+    def __call__(self) -> Any:
+        """Run the batch: out as a torch tensor, (total_q, num_heads_q, head_dim_v)."""
+
+    def matmul_tflops(self, dtype: str) -> float:
+        """Rate of torch's matrix product in this process, TFLOP/s."""
 
 
 class TorchSdpa:
@@ -76,6 +93,78 @@ class TorchSdpa:
         """Best rate of torch's matrix product of 2048 x 2048 x 2048 in this process, TFLOP/s."""
         x = self.torch.randn(MATMUL_SIZE, MATMUL_SIZE).to(getattr(self.torch, dtype))
         return 2 * MATMUL_SIZE**3 / min(_seconds(lambda: x @ x, repetitions)) / 1e12
+
+
+class Fa3:
+    """FlashAttention-3: the operators that vllm builds of it (``_vllm_fa3_C``).
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the CUDA backend.
+    q, k, v : torch tensors on the GPU
+        The plan's data.
+    library : str or pathlib.Path
+        The operators' shared library, built for the installed PyTorch.
+
+    Raises
+    ------
+    OSError
+        The library cannot be loaded.
+    ImportError
+        It has other operators.
+    """
+
+    name = "fa3"
+
+    def __init__(self, plan: Plan, q: Any, k: Any, v: Any, library: str | Path) -> None:
+        import torch
+
+        self.torch: Any = torch
+        self.version = Path(library).name
+        torch.ops.load_library(str(library))
+        try:
+            self.operator: Any = torch.ops._vllm_fa3_C.fwd
+        except AttributeError:
+            raise ImportError(f"--peers: {library} has no operator _vllm_fa3_C::fwd") from None
+        cu_q, cu_k = (torch.from_numpy(cu).to(q.device) for cu in Lengths(*plan.seqlens).cu_seqlens)
+        longest = [int(seqlens.max(initial=0)) for seqlens in plan.seqlens]
+        self.out = q.new_empty((*q.shape[:2], v.shape[2]))
+        causal = plan.window == (-1, 0)
+        window = (-1, -1) if causal else plan.window
+        # Keys and values to append, and qv; cu_seqlens of those, and seqused.
+        self.arguments = [q, k, v, None, None, None, self.out, cu_q, cu_k, None, None, None]
+        self.arguments += longest
+        # Page table to descales; then softcap, rotary_interleaved, metadata, splits, pack_gqa, SMs.
+        self.arguments += [None] * 9 + [plan.head_dim**-0.5, causal, *window]
+        self.arguments += [0.0, True, None, 1, None, 0, None, 1, 0, None]
+
+    def __call__(self) -> Any:
+        """Run the batch: out as a torch tensor, (total_q, num_heads_q, head_dim_v)."""
+        self.operator(*self.arguments)
+        return self.out
+
+    def matmul_tflops(self, dtype: str) -> float:
+        """Sustained rate of torch's matrix product of 8192 x 8192 x 8192, TFLOP/s."""
+        return gpu_matmul_tflops(dtype)
+
+
+def gpu_matmul_tflops(dtype: str, repetitions: int = 300) -> float:
+    """Rate of torch's matrix product of 8192 x 8192 x 8192 on the GPU, TFLOP/s.
+
+    The median of half a second of them on an H200: a card that is still cool is faster.
+    """
+    import torch
+
+    cuda: Any = torch.cuda
+    x: Any = torch.randn(GPU_MATMUL_SIZE, GPU_MATMUL_SIZE, device="cuda").to(getattr(torch, dtype))
+    events = [cuda.Event(enable_timing=True) for _ in range(repetitions + 1)]
+    for event in events:
+        x @ x
+        event.record()
+    cuda.synchronize()
+    ms: list[float] = [a.elapsed_time(b) for a, b in itertools.pairwise(events)]
+    return 2 * GPU_MATMUL_SIZE**3 / statistics.median(ms) / 1e9
 
 
 def _seconds(run: Callable[[], Any], repetitions: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Plot: the tile map, which cells of the padded grid (sequence x m_block) are launched."""
+"""Plots: the tile map, which cells of the padded grid are launched; the timeline of every SM."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile.plan import Plan
+from exactile.timeline import PHASES, Slices, Timeline
 
 NOT_LAUNCHED, EMPTY = "#f1f1f1", "#f7ccad"
 """Colours of cells without work; cells with work are coloured by their number of key blocks."""
 
+PHASE_COLOURS = dict(zip(PHASES, ("#f2a93b", "#3a8fc4", "#123f7d", "#d1495b"), strict=True))
+
 _MAX_CELLS = 1 << 24
+_TIME_BINS = 1500
+"""Columns of a timeline: about one for a pixel."""
 
 
 def tile_map(plans: Sequence[Plan], path: str | Path) -> None:
@@ -36,10 +41,7 @@ def tile_map(plans: Sequence[Plan], path: str | Path) -> None:
     OSError
         The file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the tile map needs matplotlib: pip install exactile[plot]") from error
+    figure_of = figure_class()
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patches import Patch
@@ -48,7 +50,7 @@ def tile_map(plans: Sequence[Plan], path: str | Path) -> None:
     most = max(int(grid.max(initial=0)) for grid in grids)
     colours = LinearSegmentedColormap.from_list("work", ["#b7dcec", "#3a8fc4", "#123f7d"])
     work = ScalarMappable(LogNorm(1, max(most, 2)), colours)
-    figure = Figure(figsize=(1.4 + 5.2 * len(plans), 3.6), dpi=160, layout="constrained")
+    figure = figure_of(figsize=(1.4 + 5.2 * len(plans), 3.6), dpi=160, layout="constrained")
     axes = figure.subplots(1, len(plans), sharey=True, squeeze=False)[0]
     for ax, plan, grid in zip(axes, plans, grids, strict=True):
         _draw(ax, plan, grid, work)
@@ -62,6 +64,101 @@ def tile_map(plans: Sequence[Plan], path: str | Path) -> None:
     handles = [Patch(facecolor=colour, label=label) for label, colour in kinds.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path)
+
+
+def figure_class() -> Any:
+    """The Figure of matplotlib; ImportError that says how to get it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install exactile[plot]") from error
+    return Figure
+
+
+def timeline(timelines: Sequence[Timeline], path: str | Path) -> None:
+    """Draw what every SM did into an image file: a panel per launch, all on one time axis.
+
+    A pixel mixes the colours of what happened in it. Where work-groups share an SM, so do they its
+    row.
+
+    Parameters
+    ----------
+    timelines : sequence of Timeline
+        One or more, of the same device.
+    path : str or pathlib.Path
+        The file; its suffix gives the format.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    ValueError
+        The format is unknown.
+    OSError
+        The file cannot be written.
+    """
+    figure_of = figure_class()
+    from matplotlib.patches import Patch
+
+    longest_us = max(max(one.span_ns for one in timelines), 1) / 1e3
+    figure = figure_of(figsize=(12, 1.1 + 2.6 * len(timelines)), dpi=160, layout="constrained")
+    axes = figure.subplots(len(timelines), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, one in zip(axes, timelines, strict=True):
+        _draw_timeline(ax, one, longest_us)
+    axes[-1].set_xlabel("microseconds since the first work-group began")
+    handles = [Patch(facecolor=colour, label=name) for name, colour in PHASE_COLOURS.items()]
+    handles.append(Patch(facecolor=NOT_LAUNCHED, label="idle"))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+    )
+    figure.savefig(path)
+
+
+def _draw_timeline(ax: Any, one: Timeline, longest_us: float) -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.ticker import MaxNLocator
+
+    slices = one.slices()
+    lanes = int(slices.lane.max()) + 1
+    share = busy_share(slices, one.num_sms * lanes, lanes, round(1e3 * longest_us) / _TIME_BINS)
+    colours = np.array([to_rgb(colour) for colour in PHASE_COLOURS.values()])
+    idle = np.clip(1 - share.sum(axis=2, keepdims=True), 0, 1) * np.array(to_rgb(NOT_LAUNCHED))
+    ax.imshow(
+        np.clip(share @ colours + idle, 0, 1),
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, longest_us, one.num_sms - 0.5, -0.5),
+    )
+    end_us = one.span_ns / 1e3
+    if end_us < longest_us:
+        ax.axvline(end_us, color="black", linewidth=0.8)
+    shares = one.shares()
+    ax.set_title(one.plan.scheduler, fontsize=11, fontweight="bold", loc="left")
+    text = f"{one.launched:,} work-groups, {one.num_empty:,} empty; {end_us:,.0f} us: "
+    names = ("main loop", "empty", "between", "tail")
+    text += ", ".join(f"{name} {shares[name]:.1%}" for name in names)
+    ax.set_title(text, fontsize=9, loc="right")
+    ax.set_ylabel("SM")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.tick_params(length=0, labelsize=8)
+    ax.spines[:].set_visible(False)
+
+
+def busy_share(slices: Slices, rows: int, lanes: int, bin_ns: float) -> npt.NDArray[np.float64]:
+    """Part of every time bin that every row spent in every phase, (rows, _TIME_BINS, phases).
+
+    A row is a lane of an SM, the lanes of an SM together.
+    """
+    shape = rows, _TIME_BINS + 2, len(PHASES)
+    inside, after = np.zeros(shape), np.zeros(shape)
+    row = slices.sm * lanes + slices.lane
+    for times, sign in (slices.begin_ns, 1), (slices.end_ns, -1):
+        at = np.minimum(times / max(bin_ns, 1e-9), _TIME_BINS)
+        column = at.astype(np.int64)
+        np.add.at(inside, (row, column, slices.phase), sign * (column + 1 - at))
+        np.add.at(after, (row, column + 1, slices.phase), sign)
+    share: npt.NDArray[np.float64] = (inside + after.cumsum(axis=1))[:, :_TIME_BINS]
+    return share
 
 
 def n_blocks(plan: Plan) -> npt.NDArray[np.int32]:

@@ -50,7 +50,8 @@ nb::tuple nvrtc_info() {
 
 /// (source, name_expression) of a kernel; for tests.
 nb::tuple kernel_program(const std::string& room, const std::string& dtype, int head_dim,
-                         int head_dim_v, bool border, const std::string& scheduler, bool count) {
+                         int head_dim_v, bool border, const std::string& scheduler,
+                         const std::string& probe) {
   const jit::Program program =
       make_program({.room = from_name<Room>(room, kRoomNames, "room"),
                     .dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
@@ -58,7 +59,7 @@ nb::tuple kernel_program(const std::string& room, const std::string& dtype, int 
                     .head_dim_v = head_dim_v,
                     .mask = border ? MaskKind::kBorder : MaskKind::kFull,
                     .scheduler = from_name<SchedulerKind>(scheduler, kSchedulerNames, "scheduler"),
-                    .count = count},
+                    .probe = from_name<Probe>(probe, kProbeNames, "probe")},
                    "");
   return nb::make_tuple(program.source, program.name_expression);
 }
@@ -135,7 +136,7 @@ void bind(nb::module_& m) {
   m.def("nvrtc_info", &nvrtc_info);
   m.def("cache_directory", [] { return jit::cache_directory().string(); });
   m.def("kernel_program", &kernel_program, "room"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
-        "border"_a, "scheduler"_a, "count"_a = false);
+        "border"_a, "scheduler"_a, "probe"_a = "NoProbe");
   m.def("find_cubin", &find_cubin, "source"_a, "name_expression"_a, "architecture"_a);
 }
 

@@ -108,7 +108,7 @@ jit::Program make_program(const KernelSpec& spec, const std::string& architectur
   }
   return {.source = std::move(source),
           .name_expression = room + "prefill_kernel<" + traits_name(spec, room) + ", " + policy +
-                             ", " + (spec.count ? "true" : "false") + ">",
+                             ", exactile::cuda::" + name_of(spec.probe, kProbeNames) + ">",
           .architecture = architecture};
 }
 

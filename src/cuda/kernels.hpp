@@ -33,6 +33,11 @@ struct UserScheduler {
   SchedulerKind like;
 };
 
+/// exactile/cuda/probe.hpp, by the names of the types there.
+enum class Probe : unsigned char { kNoProbe, kTimeline };
+inline constexpr const char* kProbeNames[] = {"NoProbe", "Timeline"};
+inline constexpr int kNumProbes = std::size(kProbeNames);
+
 struct KernelSpec {
   Room room;
   Dtype dtype;
@@ -41,7 +46,7 @@ struct KernelSpec {
   MaskKind mask;
   SchedulerKind scheduler;
   const UserScheduler* user = nullptr;  ///< instead of `scheduler`, if given
-  bool count = false;                   ///< the test-only instantiation that counts work-groups
+  Probe probe = Probe::kNoProbe;        ///< any other is compiled when it is first asked for
 };
 
 /// Throws std::invalid_argument for what support.def does not list.

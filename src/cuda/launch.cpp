@@ -5,6 +5,8 @@
 #include <exactile/scheduler/individual.hpp>
 #include <exactile/scheduler/persistent.hpp>
 #include <exactile/scheduler/valid_only.hpp>
+#include <limits>
+#include <stdexcept>
 
 #include "plan_memory.hpp"
 
@@ -72,7 +74,7 @@ PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
       .tile_tokens = plan.tile_tokens,
       .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
       .mask = plan.mask,
-      .work_groups = args.work_groups,
+      .timeline = static_cast<TimelineRecord*>(args.timeline),
   };
 }
 
@@ -111,7 +113,7 @@ MaskKind kind_of(const Mask& mask) {
   return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kBorder;
 }
 
-KernelSpec spec_of(const Plan& plan, Room room, bool count) {
+KernelSpec spec_of(const Plan& plan, Room room, Probe probe) {
   return {.room = room,
           .dtype = plan.dtype,
           .head_dim = plan.head_dim,
@@ -119,7 +121,7 @@ KernelSpec spec_of(const Plan& plan, Room room, bool count) {
           .mask = kind_of(plan.mask),
           .scheduler = plan.scheduler,
           .user = plan.user_scheduler.get(),
-          .count = count};
+          .probe = probe};
 }
 
 /// The device that plans are made for; null where there is no driver or no GPU.
@@ -163,6 +165,15 @@ std::string refusal(const PrefillArgs& args) {
   return {};
 }
 
+int64_t timeline_bytes(const Plan& plan) {
+  const int64_t records = plan.launched + int64_t{plan.tile_heads} * plan.total_q();
+  if (records > std::numeric_limits<int32_t>::max()) {
+    throw std::invalid_argument("timeline: expected at most 2147483647 work-groups and (head, " +
+                                std::string("token) pairs, got ") + std::to_string(records));
+  }
+  return records * static_cast<int64_t>(sizeof(TimelineRecord));
+}
+
 void enqueue_planner(const Plan& plan) {
   if (plan.launched == 0) return;
   Device& device = Device::get(plan.device_lengths->device);
@@ -175,12 +186,17 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   Room room = device.room();
   if (!fits_tma(args.q) || !fits_tma(args.k) || !fits_tma(args.v)) room = Room::kSm80;
   if (plan.launched == 0) return;
+  if (args.timeline && args.timeline_bytes < timeline_bytes(plan)) {
+    throw std::invalid_argument("varlen_prefill: expected a timeline of " +
+                                std::to_string(timeline_bytes(plan)) + " bytes, got " +
+                                std::to_string(args.timeline_bytes));
+  }
   const ContextScope scope(device);
   const std::scoped_lock lock(plan.device_memory->mutex());
   DevicePlan& memory = plan.device_memory->on(device, plan);
-  const bool count = args.work_groups != nullptr;
-  const LoadedKernel*& kernel = memory.kernels[static_cast<int>(room)][count];
-  if (!kernel) kernel = &device.kernel(spec_of(plan, room, count));
+  const Probe probe = args.timeline ? Probe::kTimeline : Probe::kNoProbe;
+  const LoadedKernel*& kernel = memory.kernels[static_cast<int>(room)][static_cast<int>(probe)];
+  if (!kernel) kernel = &device.kernel(spec_of(plan, room, probe));
   const Shape& shape = kernel->shape;
   if (shape.block_m != plan.block_m) {
     throw std::invalid_argument("varlen_prefill: expected a plan with tiles of " +

@@ -20,6 +20,9 @@ Target planning_target(const PlanRequest& request);
 /// Enqueues the planner of a plan whose lengths are on the device. Throws std::runtime_error.
 void enqueue_planner(const Plan& plan);
 
+/// Size of PrefillParams::timeline. Throws std::invalid_argument for a plan of too many.
+int64_t timeline_bytes(const Plan& plan);
+
 /// Why no kernel can take these arrays, or empty.
 std::string refusal(const PrefillArgs& args);
 

@@ -45,8 +45,8 @@ class DevicePlan {
   /// Number of records, where the planner on the device counts them; else null.
   const int32_t* planned() const { return planned_ ? pointer<int32_t>(planned_) : nullptr; }
 
-  /// Loaded on first use, by Room and whether it counts.
-  const LoadedKernel* kernels[kNumRooms][2] = {};
+  /// Loaded on first use, by Room and Probe.
+  const LoadedKernel* kernels[kNumRooms][kNumProbes] = {};
 
  private:
   struct StreamState {

@@ -13,9 +13,9 @@ import sys
 import time
 
 import torch
-from cuda import fa3_run
 
 import exactile
+from exactile.peers import Fa3
 
 SHAPE = dict(num_heads_q=32, num_heads_kv=8, head_dim=128, dtype="bfloat16")
 
@@ -42,16 +42,15 @@ def host_us(run, count=2000):
     return statistics.median(times)
 
 
-def host_costs(with_fa3):
+def host_costs(fa3):
     lens = [16] * 4
     q, k, v = data(lens)
     plan = exactile.plan(seqlens_q=lens, **SHAPE, backend="cuda")
     out = torch.empty_like(q)
     yield {"what": "host us of Plan.run", "us": host_us(lambda: plan.run(q, k, v))}
     yield {"what": "host us of Plan.run(out=)", "us": host_us(lambda: plan.run(q, k, v, out=out))}
-    if with_fa3:
-        cu = torch.tensor([0, 16, 32, 48, 64], dtype=torch.int32, device="cuda")
-        yield {"what": "host us of FA3", "us": host_us(fa3_run(q, k, v, cu, 16, False))}
+    if fa3:
+        yield {"what": "host us of FA3", "us": host_us(Fa3(plan, q, k, v, library=fa3))}
 
 
 def device_plans():
@@ -120,14 +119,12 @@ def main() -> None:
     parser.add_argument("--fa3")
     parser.add_argument("--commit", default="")
     args = parser.parse_args()
-    if args.fa3:
-        torch.ops.load_library(args.fa3)
     common = {
         "commit": args.commit,
         "command": "python tests/benchmarks/cuda_overheads.py",
         "device": torch.cuda.get_device_name(),
     }
-    for part in (host_costs(bool(args.fa3)), device_plans(), first_calls()):
+    for part in (host_costs(args.fa3), device_plans(), first_calls()):
         for row in part:
             print(json.dumps(row | common), flush=True)
 

@@ -4,6 +4,7 @@
 
 #include <exactile/mask.hpp>
 #include <exactile/platform.hpp>
+#include <exactile/scheduler/concepts.hpp>
 #include <exactile/tensor.hpp>
 
 namespace exactile::cuda {
@@ -24,18 +25,34 @@ struct Bf16 {
 /// Which blocks have to be masked. kBorder covers causal, windows and both: Mask says which.
 enum class MaskKind : unsigned char { kFull, kBorder };
 
+/// What Timeline (probe.hpp) says of a tile, or of a work-group that found none: of that, begin and
+/// end alone. Nanoseconds of one clock for the whole device; 0: never written.
+struct alignas(16) TimelineRecord {
+  int64_t prologue_ns;  ///< the work-group began, or was done with its previous tile
+  int64_t mainloop_ns;  ///< the tile's Q is there (sm80: the tile is known)
+  int64_t epilogue_ns;
+  int64_t end_ns;  ///< its stores are under way
+  TileRecord rows;
+  int32_t head;  ///< WorkTile::head; -1: no tile
+  int32_t work_group;
+  int32_t multiprocessor;
+  int32_t times_written;  ///< 1, or several work-groups had the same tile
+};
+static_assert(sizeof(TimelineRecord) == 64);
+
 /// Passed by value as a __grid_constant__ kernel parameter.
 struct PrefillParams {
   Tensor<const void*> q, k, v;
   Tensor<void*> out;
   float* lse;               ///< (num_heads_q, total_q) natural logarithm, or null
-  int64_t lse_head_stride;  ///< in elements
+  int64_t lse_head_stride;  ///< in elements: total_q
   int32_t group;            ///< query heads per kv head
   int32_t tile_heads;       ///< query heads in a tile: group with GQA packing, else 1
   int32_t tile_tokens;      ///< tokens in a full tile: kBlockM, or kBlockM / group
   float scale_log2;         ///< softmax_scale * log2(e), > 0
   Mask mask;
-  int32_t* work_groups;  ///< test-only instantiation: [0] counts launched, [1] tiles with work
+  /// Of the Timeline probe, zeroed: one for every work-group, then (tile heads, total_q).
+  TimelineRecord* timeline;
 };
 
 }  // namespace exactile::cuda

@@ -110,6 +110,20 @@ EXACTILE_DEVICE int32_t warp_uniform(int32_t value) {
   return uniform;
 }
 
+/// Nanoseconds, the same for all multiprocessors; ticks in steps that depend on the device.
+EXACTILE_DEVICE int64_t global_timer_ns() {
+  int64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
+  return now;
+}
+
+/// Index of the multiprocessor that this work-group runs on.
+EXACTILE_DEVICE int32_t multiprocessor() {
+  int32_t index;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(index));
+  return index;
+}
+
 // ---- grids and clusters: from sm_90 on. Before, launches simply follow one another, and nobody
 // launches a cluster.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -1,6 +1,7 @@
 // exactile/cuda/sm80/kernel.hpp - one work-group: the scheduler loop around mainloop and store.
 #pragma once
 
+#include <exactile/cuda/probe.hpp>
 #include <exactile/cuda/sm80/mainloop.hpp>
 
 namespace exactile::cuda::sm80 {
@@ -81,9 +82,8 @@ EXACTILE_DEVICE void store_tile(const PrefillParams& params, const TileRows& til
   }
 }
 
-/// kCount: counts in params.work_groups, for tests. The bound of 1 keeps ptxas from spilling for
-/// the sake of a second work-group on the SM.
-template <class Traits, TileScheduler Scheduler, bool kCount = false>
+/// The bound of 1 keeps ptxas from spilling for the sake of a second work-group on the SM.
+template <class Traits, TileScheduler Scheduler, KernelProbe Probe = NoProbe>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     prefill_kernel(const __grid_constant__ PrefillParams params,
                    const __grid_constant__ typename Scheduler::Params schedule) {
@@ -91,22 +91,21 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   __shared__ TileFeed<Scheduler> feed;
   const uint32_t shared = ptx::shared_address(shared_bytes);
 
+  Probe probe(params, thread() == 0);
   ptx::wait_for_previous_grids();  // a planner may have written the list just before
-  if (thread() == 0) {
-    if constexpr (kCount) fetch_add(params.work_groups, 1);
-    feed.start(schedule);
-  }
+  if (thread() == 0) feed.start(schedule);
   __syncthreads();
+  if (!feed.valid) probe.found_no_tile();
   while (feed.valid) {
     const TileRows tile(params, feed.tile);
     Accumulators<Traits> acc;
+    probe.mainloop_begins(feed.tile);
     Mainloop<Traits>(params, tile, shared).run(acc);
     __syncthreads();
-    if (thread() == 0) {
-      if constexpr (kCount) fetch_add(params.work_groups + 1, 1);
-      feed.advance();  // the way to the counter and the list, while the others store
-    }
+    probe.epilogue_begins();
+    if (thread() == 0) feed.advance();  // to the counter and the list, while the others store
     store_tile(params, tile, acc, shared);
+    probe.tile_ends();
     __syncthreads();
   }
 }

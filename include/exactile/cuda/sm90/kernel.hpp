@@ -1,6 +1,7 @@
 // exactile/cuda/sm90/kernel.hpp - a work-group: one warpgroup loads, the others compute.
 #pragma once
 
+#include <exactile/cuda/probe.hpp>
 #include <exactile/cuda/sm90/epilogue.hpp>
 #include <exactile/cuda/sm90/mainloop.hpp>
 #include <exactile/scheduler/concepts.hpp>
@@ -15,8 +16,7 @@ union Walk {
   Scheduler scheduler;
 };
 
-/// kCount: the instantiation for tests, which counts in params.work_groups.
-template <class Traits, TileScheduler Scheduler, bool kCount = false>
+template <class Traits, TileScheduler Scheduler, KernelProbe Probe = NoProbe>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     prefill_kernel(const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map,
                    const __grid_constant__ TensorMap v_map,
@@ -25,16 +25,19 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<SharedStorage<Traits>*>(shared_bytes);
 
-  ptx::wait_for_previous_grids();  // one of them may have planned the tiles
+  Probe probe(params, threadIdx.x == 128);  // the first consumer
+  ptx::wait_for_previous_grids();           // one of them may have planned the tiles
   Walk<Scheduler> walk;
   bool valid = false;
   if (threadIdx.x == 0) {
     walk.scheduler = Scheduler(schedule, blockIdx.x);
-    if constexpr (kCount) atomicAdd(&params.work_groups[0], 1);
     init_barriers(shared);
     valid = walk.scheduler.is_valid();
   }
-  if (!__syncthreads_or(valid)) return;
+  if (!__syncthreads_or(valid)) {
+    probe.found_no_tile();
+    return;
+  }
 
   const int32_t warpgroup = ptx::warp_uniform(threadIdx.x / 128);
   if (warpgroup == 0) {
@@ -43,7 +46,6 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     Producer<Traits> producer(q_map, k_map, v_map, params, shared);
     while (walk.scheduler.is_valid()) {
       const WorkTile work = walk.scheduler.tile();
-      if constexpr (kCount) atomicAdd(&params.work_groups[1], 1);
       const BlockRange blocks = producer.load_q(work);
       walk.scheduler.advance();  // before the long part: what comes next is fetched meanwhile
       producer.load_kv(work, blocks);
@@ -58,8 +60,11 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       if (!tile.valid) return;
       float o[Traits::kHeadDimV / 2];
       OnlineSoftmax softmax;
+      probe.mainloop_begins(tile.work);
       mainloop.run(tile, o, softmax);
+      probe.epilogue_begins();
       Epilogue<Traits>::store(params, tile.work, mainloop.row(), o, softmax);
+      probe.tile_ends();
     }
   }
 }

@@ -1,0 +1,129 @@
+"""Report: what the command line prints of a benchmark, and the files that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import cast
+
+from exactile import plot
+from exactile.bench import Data, Result
+from exactile.machines import Gpu, Host
+from exactile.plan import Plan
+from exactile.timeline import PHASES, Timeline, record, write_trace
+
+
+class JsonLines:
+    """Appends whole lines to a file that is opened, and so known to be writable, beforehand."""
+
+    def __init__(self, path: str | None) -> None:
+        self.file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def write(self, line: str) -> None:
+        """Append one line, if there is a file."""
+        if self.file:
+            self.file.write(line + "\n")
+            self.file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self.file:
+            self.file.close()
+
+
+class TimelineFiles:
+    """A trace and a picture of it. What they need is known to be there before anything is run.
+
+    Parameters
+    ----------
+    path : str
+        Of the trace; the picture lies beside it.
+    backend : str
+        Of the plans.
+
+    Raises
+    ------
+    ValueError
+        The backend records nothing, or the picture has the trace's name.
+    ImportError
+        matplotlib is not installed.
+    OSError
+        The file cannot be written.
+    """
+
+    def __init__(self, path: str, backend: str) -> None:
+        if backend != "cuda":
+            raise ValueError(f"--timeline: expected --backend=cuda, got {backend}")
+        self.path, self.picture = Path(path), Path(path).with_suffix(".png")
+        if self.path == self.picture:
+            raise ValueError(f"--timeline: expected the name of a JSON file, got {path}")
+        plot.figure_class()
+        self.path.write_text("")
+        self.timelines: list[Timeline] = []
+
+    def record(self, plan: Plan, data: Data, machine: Host | Gpu) -> None:
+        """Run a plan with the kernels that record."""
+        self.timelines.append(record(plan, data, cast(Gpu, machine)))
+
+    def write(self, command: str) -> None:
+        """Write both files."""
+        with self.path.open("w", encoding="utf-8") as file:
+            write_trace(self.timelines, file, command)
+        plot.timeline(self.timelines, self.picture)
+
+    def table(self) -> Iterable[str]:
+        """Lines of text: where the time went."""
+        first = self.timelines[0]
+        yield f"\ntimeline: one launch, parts of the time of {first.num_sms} SMs"
+        rows = [["scheduler", "us", *PHASES, "between", "tail"]]
+        for one in self.timelines:
+            shares = [f"{share:.1%}" for share in one.shares().values()]
+            rows.append([one.plan.scheduler, f"{one.span_ns / 1e3:,.1f}", *shares])
+        yield from aligned(rows)
+        yield f"the device's clock ticks every {first.timer_step_ns} ns"
+        yield f"{self.path} (ui.perfetto.dev), {self.picture}"
+
+
+def result_table(results: Sequence[Result]) -> Iterable[str]:
+    """Lines of text: a row per case, and one per peer."""
+    header = ["scheduler", "launched", "valid", "empty", "median ms", "spread", "TFLOP/s", "GB/s"]
+    rows = [[*header, "max error", "of tolerance"]]
+    for r in results:
+        launched, valid, verified = r.plan["launched"], r.plan["valid"], r.verification
+        row = [r.plan["scheduler"], f"{launched:,}", f"{valid:,}", f"{max(0, launched - valid):,}"]
+        row += [f"{r.median_ms:,.3f}", f"{r.spread:.1%}", f"{r.tflops:.3f}", f"{r.gbps:.2f}"]
+        row += [f"{verified.max_error:.1e}"] if verified else ["not verified"]
+        row += [f"{verified.of_tolerance:.0%}" if verified else ""]
+        rows.append(row)
+        if peer := r.peer:
+            row = [f"{peer.name} {peer.version}", "", "", "", f"{peer.median_ms:,.3f}"]
+            row += [f"{peer.spread:.1%}"]
+            rows.append([*row, f"{peer.tflops:.3f}", "", f"{peer.max_difference:.1e}", ""])
+    failed_names = {r.plan["scheduler"] for r in results if failed(r)}
+    for row, line in zip(rows, aligned(rows), strict=True):
+        yield line + "  FAILED" * (row[0] in failed_names)
+    yield f"\nspread: (max - min) / median of {results[0].iterations} runs"
+    for r in results:
+        if peer := r.peer:
+            yield (
+                f"{r.plan['scheduler']}: {peer.ratio:.3f}x {peer.name}, and "
+                f"{r.tflops / peer.matmul_tflops:.0%} of the {peer.matmul_tflops:.3f} TFLOP/s of "
+                f"torch's matrix product; max error of {peer.name}: its difference from ours"
+            )
+    if results[0].verification:
+        yield "errors: out and lse of sampled rows of every kind of sequence, against float64"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Rows of text in columns, the first to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        yield "  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip()
+
+
+def failed(result: Result) -> bool:
+    """Whether a result was verified and is wrong."""
+    return result.verification is not None and not result.verification.passed
