@@ -43,7 +43,8 @@ EXACTILE_HOST_DEVICE constexpr int32_t planner_bin(const TileListSpec& spec,
                                                    const TileRecord& tile) {
   const KeyRange keys = visited_keys(spec, tile);
   const int32_t cost = keys.empty() ? 0 : (keys.end - keys.begin) / 128 + 1;
-  const int32_t octaves = cost < 256 ? 0 : 24 - __builtin_clz(cost);
+  int32_t octaves = 0;
+  while (cost >> octaves >= 256) ++octaves;
   const int32_t rank = octaves == 0 ? cost : 192 + 32 * octaves + (cost >> (octaves + 2));
   return kPlannerBins - 1 - min(rank, kPlannerBins - 1);
 }
