@@ -13,7 +13,7 @@ template <int kHeadDim, int kHeadDimV>
 struct KeyBlocks;
 template <>
 struct KeyBlocks<64, 64> {
-  static constexpr int kBlockN = 64, kStages = 2;
+  static constexpr int kBlockN = 96, kStages = 2;
 };
 template <>
 struct KeyBlocks<96, 96> {
@@ -40,10 +40,10 @@ struct Traits {
   static constexpr int kHeadDimV = kHeadDimV_;
   static constexpr MaskKind kMask = kMask_;
 
-  static constexpr int kBlockM = 128;
+  static constexpr int kBlockM = kHeadDim == 64 ? 192 : 128;  // that of sm90, whose plans it runs
   static constexpr int kBlockN = KeyBlocks<kHeadDim, kHeadDimV>::kBlockN;
   static constexpr int kStages = KeyBlocks<kHeadDim, kHeadDimV>::kStages;
-  static constexpr int kThreads = 256;  // a warp has 16 rows: one mma high
+  static constexpr int kThreads = 2 * kBlockM;  // a warp has 16 rows: one mma high
   static constexpr int kWarpRows = kBlockM / (kThreads / 32);
   static_assert(kWarpRows == 16);
 

@@ -1,12 +1,13 @@
 // exactile/cuda/sm90/mainloop.hpp - a query tile against its keys: QK^T, mask, softmax, PV.
 //
-// Each consumer warpgroup computes 64 rows. Letters: M its rows, N keys of a block, D head_dim,
-// Dv head_dim_v.
+// Each consumer warpgroup computes 64 rows. Letters: M its rows, N keys of a block (kKeys: kBlockN
+// or, of a tile's last block, kNarrowN), D head_dim, Dv head_dim_v.
 //   s  (M, N)   fp32 scores of block n, then probabilities
 //   p  (M, N)   probabilities of block n + 1, operand
 //   o  (M, Dv)  fp32, not yet divided by the row sum
 // Blocks are visited from the last to the first. QK^T of block n is issued before PV of block
-// n + 1, so that both run under the softmax of block n.
+// n + 1, so that both run under the softmax of block n. What a narrow block leaves out would be
+// masked: it changes no bit.
 #pragma once
 
 #include <exactile/cuda/sm90/pipeline.hpp>
@@ -22,6 +23,7 @@ class Mainloop {
   using Layout = Swizzled<Traits::kChunk>;
   static constexpr int kBlockM = Traits::kBlockM;
   static constexpr int kBlockN = Traits::kBlockN;
+  static constexpr int kNarrowN = Traits::kNarrowN;
 
  public:
   using Output = float[Traits::kHeadDimV / 2];
@@ -56,46 +58,56 @@ class Mainloop {
     int32_t steady_end = ptx::warp_uniform(max(unmasked.end, n_begin_));
 
     int32_t n = n_end - 1;
-    first_block(tile, n, n >= steady_end || n < steady_begin, mask, softmax);
+    const bool masked = n >= steady_end || n < steady_begin;
+    const int32_t last_keys = visible_end<Traits>(params_, tile.work, 64 * consumer_) - n * kBlockN;
+    if (ptx::warp_uniform(last_keys) <= kNarrowN) {
+      first_block<kNarrowN>(tile, n, masked, mask, softmax);
+      if (--n < n_begin_) return last_values<kNarrowN>(o, softmax);
+      step<BlockKind::kMasked, kNarrowN>(n, mask, o, softmax);
+    } else {
+      first_block<kBlockN>(tile, n, masked, mask, softmax);
+    }
     if constexpr (Traits::kMask == MaskKind::kFull) {
-      for (--n; n >= n_begin_; --n) step<BlockKind::kSteady>(n, mask, o, softmax);
+      for (--n; n >= n_begin_; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
     } else {
       // Masked, steady, masked; the second turn finds masked ones only.
       for (--n; n >= n_begin_; steady_end = n_begin_) {
-        for (; n >= steady_end; --n) step<BlockKind::kMasked>(n, mask, o, softmax);
-        for (; n >= steady_begin; --n) step<BlockKind::kSteady>(n, mask, o, softmax);
+        for (; n >= steady_end; --n) step<BlockKind::kMasked, kBlockN>(n, mask, o, softmax);
+        for (; n >= steady_begin; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
       }
     }
-    last_values(o, softmax);
+    last_values<kBlockN>(o, softmax);
   }
 
  private:
-  /// QK^T and softmax of the tile's first block.
+  /// QK^T and softmax of the first block that is visited.
+  template <int kKeys>
   EXACTILE_DEVICE void first_block(const typename Shared::Slot& tile, int32_t n, bool masked,
                                    const RowMask<Traits>& mask, OnlineSoftmax& softmax) {
     wait(shared_.k_full[stage_.index], stage_);
-    issue_scores();
+    auto& s = scores<kKeys>();
+    issue_scores(s);
     wgmma_wait<0>();
-    touch(s_);
+    touch(s);
     release_keys(n);
-    if (masked) mask.apply(s_, first_key(n));
-    softmax.update<BlockKind::kFirst>(s_, params_.scale_log2);
-    pack_probabilities();
+    if (masked) mask.apply(s, first_key(n));
+    softmax.update<BlockKind::kFirst>(s, params_.scale_log2);
+    pack_probabilities(s);
     const int32_t keys = ptx::warp_uniform(tile.work.rows.k_len) - n * kBlockN;
-    if (keys < kBlockN) clear_values(keys);
+    if (keys < kKeys) clear_values(keys, kKeys);
   }
 
-  /// QK^T and softmax of block n under PV of block n + 1.
-  template <BlockKind kKind>
+  /// QK^T and softmax of block n under PV of block n + 1, which has kKeysBefore keys.
+  template <BlockKind kKind, int kKeysBefore>
   EXACTILE_DEVICE void step(int32_t n, const RowMask<Traits>& mask, Output& o,
                             OnlineSoftmax& softmax) {
     const auto before = stage_;
     stage_.advance();
     wait(shared_.k_full[stage_.index], stage_);
-    issue_scores();
+    issue_scores(s_);
     softmax.rescale(o);
     wait(shared_.v_full[before.index], before);
-    issue_values(before.index, o);
+    issue_values<kKeysBefore>(before.index, o);
     wgmma_wait<1>();
     touch(s_);
     release_keys(n);
@@ -106,60 +118,71 @@ class Mainloop {
     wgmma_wait<0>();
     touch(o);
     release(shared_.v_empty[before.index]);
-    pack_probabilities();
+    pack_probabilities(s_);
   }
 
+  template <int kKeys>
   EXACTILE_DEVICE void last_values(Output& o, const OnlineSoftmax& softmax) {
     softmax.rescale(o);
     wait(shared_.v_full[stage_.index], stage_);
-    issue_values(stage_.index, o);
+    issue_values<kKeys>(stage_.index, o);
     wgmma_wait<0>();
     touch(o);
     release(shared_.v_empty[stage_.index]);
     stage_.advance();
   }
 
+  /// Those of the first kKeys keys of a block.
+  template <int kKeys>
+  EXACTILE_DEVICE auto& scores() {
+    return reinterpret_cast<float (&)[kKeys / 2]>(s_);
+  }
+
   /// s = Q (M, D) K^T (D, N) as one group.
-  EXACTILE_DEVICE void issue_scores() {
+  template <int kScores>
+  EXACTILE_DEVICE void issue_scores(float (&s)[kScores]) {
     constexpr int kPerChunk = Traits::kChunk / 16;
     const ptx::uint32_t k = Layout::along_row(ptx::shared_address(&shared_.k[stage_.index]));
-    touch(s_);
+    touch(s);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < Traits::kHeadDim / 16; ++i) {
       const int chunk = i / kPerChunk;
       const int column = Layout::columns(16) * (i % kPerChunk);
-      Wgmma<Element, kBlockN>::template from_shared<Layout::kUpper>(
-          s_, q_ + chunk * Layout::rows(kBlockM) + column,
+      Wgmma<Element, 2 * kScores>::template from_shared<Layout::kUpper>(
+          s, q_ + chunk * Layout::rows(kBlockM) + column,
           k + chunk * Layout::rows(kBlockN) + column, i > 0);
     }
     wgmma_commit();
   }
 
   /// o += p (M, N) V (N, Dv) as one group.
+  template <int kKeys>
   EXACTILE_DEVICE void issue_values(int32_t stage, Output& o) {
     const ptx::uint32_t v = Layout::across_rows(ptx::shared_address(&shared_.v[stage]), kBlockN);
     touch(o);
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < kBlockN / 16; ++i) {
+    for (int i = 0; i < kKeys / 16; ++i) {
       Wgmma<Element, Traits::kHeadDimV>::template from_registers<Layout::kUpper>(
           o, p_ + 4 * i, v + Layout::rows(16) * i);
     }
     wgmma_commit();
   }
 
-  EXACTILE_DEVICE void pack_probabilities() {
+  template <int kScores>
+  EXACTILE_DEVICE void pack_probabilities(const float (&s)[kScores]) {
 #pragma unroll
-    for (int i = 0; i < kBlockN / 4; ++i) p_[i] = ptx::pack<Element>(s_[2 * i], s_[2 * i + 1]);
+    for (int i = 0; i < kScores / 2; ++i) p_[i] = ptx::pack<Element>(s[2 * i], s[2 * i + 1]);
   }
 
-  /// Zeroes the rows of V past the sequence's last key, which are its neighbour's: 0 x NaN is NaN.
+  /// Zeroes rows [first_row, end_row) of V, past the sequence's last key: they are its neighbour's,
+  /// and 0 x NaN is NaN.
   /// Each warpgroup does all of it before it reads V, so that they need not wait for each other.
-  EXACTILE_DEVICE void clear_values(int32_t first_row) {
+  EXACTILE_DEVICE void clear_values(int32_t first_row, int32_t end_row) {
     constexpr int kRowBytes = Layout::kRowBytes;
     constexpr int kWords = kRowBytes / 16;
-    const int32_t words = (kBlockN - first_row) * kWords;  // of one chunk
+    const int32_t words = (end_row - first_row) * kWords;  // of one chunk
     const ptx::uint32_t v = ptx::shared_address(&shared_.v[stage_.index]) + first_row * kRowBytes;
     wait(shared_.v_full[stage_.index], stage_);
 #pragma unroll 1

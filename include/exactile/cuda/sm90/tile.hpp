@@ -49,6 +49,16 @@ EXACTILE_DEVICE BlockRange unmasked_blocks(const PrefillParams& params, const Wo
   return {ceil_div(keys.begin, Traits::kBlockN), keys.end / Traits::kBlockN};
 }
 
+/// End of the keys that some of the tile's rows [row, row + 64) see.
+template <class Traits>
+EXACTILE_DEVICE int32_t visible_end(const PrefillParams& params, const WorkTile& work,
+                                    int32_t row) {
+  const TileRecord& rows = work.rows;
+  if constexpr (Traits::kMask == MaskKind::kFull) return rows.k_len;
+  const int32_t last = rows.q_end - TileRow(params, work, row + 63).token;
+  return params.mask.visible(max(1, last), rows.k_len).end;
+}
+
 /// The keys that a thread's two rows, `row` and `row + 8`, see.
 template <class Traits>
 class RowMask {
@@ -66,9 +76,10 @@ class RowMask {
   }
 
   /// Sets the scores of keys that are not seen to -inf. `key`: that of the thread's first column.
-  EXACTILE_DEVICE void apply(float (&s)[Traits::kBlockN / 2], int32_t key) const {
+  template <int kScores>
+  EXACTILE_DEVICE void apply(float (&s)[kScores], int32_t key) const {
 #pragma unroll
-    for (int i = 0; i < Traits::kBlockN / 2; ++i) {
+    for (int i = 0; i < kScores; ++i) {
       const int r = i / 2 % 2;
       const int32_t at = key + i / 4 * 8 + i % 2;
       bool visible = at < keys_[r].end;

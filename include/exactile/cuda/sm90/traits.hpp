@@ -6,43 +6,44 @@
 
 namespace exactile::cuda::sm90 {
 
-/// Keys in a block and blocks in flight; defined only for what is supported. Limits: shared memory
-/// (232,448 bytes for Q and kStages times K and V), and 232 registers for kBlockN / 2 scores,
-/// kBlockN / 4 probabilities and kHeadDimV / 2 sums. Border masks take narrower blocks: half of a
-/// diagonal block is wasted. Tried, beside FA3 on an H200, 2026-11: 176 for kBorder at head_dim 128
-/// takes 64 x 1,024 causal from 1.25 to 1.08 times FA3 and gains nothing elsewhere; 192 and 176 at
-/// head_dim 64 gain 1 and 3 % on 16 skewed sequences (0.92 and 0.87 times FA3).
+/// Consumer warpgroups, keys in a block, keys in a narrow block, blocks in flight; defined only for
+/// what is supported. A tile's last block, which is the diagonal one under a causal mask, is
+/// computed as a narrow one where that is enough. Limits: shared memory (232,448 bytes for Q and
+/// kStages times K and V), and 232 registers (160 with three consumers) for kBlockN / 2 scores,
+/// kBlockN / 4 probabilities and kHeadDimV / 2 sums. Tried, beside FA3 on an H200, 2026-11: 176
+/// keys for kBorder at head_dim 128 take 64 x 1,024 causal from 1.25 to 1.08 times FA3 and gain
+/// nothing elsewhere; two consumers at head_dim 64 lose 13 % (192 keys win 1 to 3 % back);
+/// consumers that take turns to issue their matrix products gain nothing with three and lose 1 to 2
+/// % with two.
 template <int kHeadDim, int kHeadDimV, MaskKind kMask>
 struct TileShape;
 
 template <MaskKind kMask>
 struct TileShape<64, 64, kMask> {
-  static constexpr int kBlockN = kMask == MaskKind::kFull ? 176 : 128;
-  static constexpr int kStages = 3;
+  static constexpr int kConsumers = 3, kBlockN = 128, kNarrowN = 64, kStages = 3;
 };
 
 template <MaskKind kMask>
 struct TileShape<96, 96, kMask> {
-  static constexpr int kBlockN = kMask == MaskKind::kFull ? 176 : 128;
-  static constexpr int kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 176 : 128;
+  static constexpr int kNarrowN = 96, kStages = 2;  // 64 of 128: ptxas runs out of registers
 };
 
 template <MaskKind kMask>
 struct TileShape<128, 128, kMask> {
-  static constexpr int kBlockN = kMask == MaskKind::kFull ? 176 : 128;
-  static constexpr int kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 176 : 128;
+  static constexpr int kNarrowN = kMask == MaskKind::kFull ? 96 : 64, kStages = 2;
 };
 
 template <MaskKind kMask>
 struct TileShape<192, 128, kMask> {
-  static constexpr int kBlockN = kMask == MaskKind::kFull ? 128 : 112;
-  static constexpr int kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 128 : 112;
+  static constexpr int kNarrowN = 64, kStages = 2;
 };
 
 template <MaskKind kMask>
 struct TileShape<256, 256, kMask> {
-  static constexpr int kBlockN = 80;
-  static constexpr int kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = 80, kNarrowN = 48, kStages = 2;
 };
 
 /// What the threads of a work-group share. Each matrix lies in chunks of kChunk columns,
@@ -80,8 +81,12 @@ struct Traits {
   static constexpr int kHeadDimV = kHeadDimVo;
   static constexpr MaskKind kMask = kMaskKind;
 
-  static constexpr int kBlockM = 128;
+  /// Warpgroups that compute, 64 rows each; one more loads.
+  static constexpr int kConsumers = Shape::kConsumers;
+  static constexpr int kBlockM = 64 * kConsumers;
   static constexpr int kBlockN = Shape::kBlockN;
+  static constexpr int kNarrowN = Shape::kNarrowN;
+  static_assert(kNarrowN % 16 == 0 && kNarrowN < kBlockN);
   static constexpr int kStages = Shape::kStages;
 
   /// Columns of a TMA box; its swizzle is as wide, 128 or 64 bytes. Boxes: Q (kChunk, tile_heads,
@@ -89,12 +94,10 @@ struct Traits {
   static constexpr int kChunk = kHeadDim % 64 == 0 ? 64 : 32;
   static_assert(kHeadDim % kChunk == 0 && kHeadDimV % kChunk == 0);
 
-  /// Warpgroups that compute, 64 rows each; one more loads.
-  static constexpr int kConsumers = kBlockM / 64;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   /// Registers per thread after the exchange; at launch all have 65,536 / kThreads.
-  static constexpr int kProducerRegisters = 40;
-  static constexpr int kConsumerRegisters = 232;
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
   static_assert(128 * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536);
 
   static constexpr int kSharedBytes = sizeof(SharedStorage<Traits>);
