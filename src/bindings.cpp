@@ -38,8 +38,8 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
           int64_t num_heads_kv, int64_t head_dim, int64_t head_dim_v, const std::string& dtype,
           std::pair<int64_t, int64_t> window, const std::optional<std::string>& scheduler,
           const std::optional<std::string>& order, std::optional<bool> pack_gqa,
-          const std::string& backend, std::optional<int> workers,
-          const std::optional<UserSchedulerFields>& user_scheduler,
+          std::optional<bool> pack_sequences, const std::string& backend,
+          std::optional<int> workers, const std::optional<UserSchedulerFields>& user_scheduler,
           const std::optional<DeviceLengthFields>& device_lengths) {
   // A window side beyond any sequence is no bound.
   const auto side = [](int64_t size) {
@@ -58,6 +58,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
       .mask = {.left = side(window.first), .right = side(window.second)},
       .scheduler = {},
       .pack_gqa = pack_gqa,
+      .pack_sequences = pack_sequences,
       .order = {},
       .backend = from_name<Backend>(backend, kBackendNames, "plan: backend"),
       .workers = workers,
@@ -162,6 +163,7 @@ NB_MODULE(_core, m) {
       .def_prop_ro("window",
                    [](const Plan& p) { return nb::make_tuple(p.mask.left, p.mask.right); })
       .def_ro("pack_gqa", &Plan::pack_gqa)
+      .def_prop_ro("pack_sequences", [](const Plan& p) { return p.packed_len > 0; })
       .def_ro("workers", &Plan::workers)
       .def_ro("block_m", &Plan::block_m)
       .def_ro("block_n", &Plan::block_n)
@@ -199,8 +201,8 @@ NB_MODULE(_core, m) {
       .def_prop_ro("timeline_bytes", &cuda::timeline_bytes);
   m.def("plan", &plan, "cu_seqlens_q"_a.noconvert(), "cu_seqlens_k"_a.noconvert(), nb::kw_only(),
         "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,
-        "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "backend"_a,
-        "workers"_a.none(), "user_scheduler"_a.none() = nb::none(),
+        "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "pack_sequences"_a.none(),
+        "backend"_a, "workers"_a.none(), "user_scheduler"_a.none() = nb::none(),
         "device_lengths"_a.none() = nb::none());
   m.def("isa", &cpu::isa);
   m.def("available_isas", &cpu::available_isas);

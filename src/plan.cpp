@@ -1,6 +1,7 @@
 // src/plan.cpp - the planner: checks the lengths, counts, chooses, writes the tile list.
 #include "plan.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <exactile/cpu/params.hpp>
 #include <exactile/cuda/planner_params.hpp>
@@ -19,8 +20,12 @@ struct BackendShape {
   int32_t block_m;
   int32_t block_n;
   int32_t row_step;  ///< rows that are computed together: a tile's rows are rounded up to it
-  int32_t block_overhead_rows;  ///< cost of visiting a key block at all, in rows
-  int workers;                  ///< where the caller does not say
+  int32_t key_step;  ///< the same for keys
+  int32_t block_overhead_rows = 0;  ///< cost of visiting a key block at all, in rows
+  int32_t tile_overhead_keys = 0;   ///< cost of a tile's begin and end, in keys
+  int workers;                      ///< where the caller does not say
+  int32_t packed_block_n = 0;       ///< block_n of kernels whose tiles hold several sequences
+  bool packing_pays = false;        ///< those kernels are faster than one tile for each
 };
 
 /// Longest tile of any backend's kernels.
@@ -32,6 +37,7 @@ BackendShape shape_of(const PlanRequest& request) {
       return {.block_m = cpu::kBlockM,
               .block_n = cpu::kBlockN,
               .row_step = 16,
+              .key_step = 1,
               .block_overhead_rows = 4,
               .workers = 1};
     case Backend::kCuda: {
@@ -39,14 +45,16 @@ BackendShape shape_of(const PlanRequest& request) {
       return {.block_m = target.shape.block_m,
               .block_n = target.shape.block_n,
               .row_step = target.shape.block_m,
-              .block_overhead_rows = 0,
-              .workers = target.workers};
+              .key_step = 64,
+              .tile_overhead_keys = 64,
+              .workers = target.workers,
+              .packed_block_n = target.packed_block_n,
+              .packing_pays = target.packing_pays};
     }
     case Backend::kSycl:
       break;
   }
-  return {
-      .block_m = 128, .block_n = 128, .row_step = 128, .block_overhead_rows = 0, .workers = 132};
+  return {.block_m = 128, .block_n = 128, .row_step = 128, .key_step = 1, .workers = 132};
 }
 
 [[noreturn]] void fail(const std::string& message) {
@@ -104,6 +112,15 @@ void check_request(const PlanRequest& r) {
     fail("expected at most " + std::to_string(kMaxBlockM) +
          " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
   }
+  if (r.pack_sequences.value_or(false) && (r.backend != Backend::kCuda || r.device_lengths ||
+                                           r.scheduler == SchedulerKind::kIndividual)) {
+    fail(
+        "expected the cuda backend, lengths on the host and a scheduler with a tile list for "
+        "pack_sequences=True, got " +
+        std::string(name_of(r.backend, kBackendNames)) +
+        (r.device_lengths ? " and lengths on the GPU" : "") +
+        (r.scheduler ? std::string(" and ") + name_of(*r.scheduler, kSchedulerNames) : ""));
+  }
   if (r.scheduler == SchedulerKind::kIndividual && r.order) {
     fail("expected no order with scheduler Individual (its grid has one), got one");
   }
@@ -122,31 +139,77 @@ void check_request(const PlanRequest& r) {
   }
 }
 
-/// The cost model of packing: a tile costs, for every key block it visits, its rows rounded up to
-/// what is computed together, plus the visit itself (staging K and V). Packing saves visits and
-/// fills rows up; it loses where a sequence's last tile gets emptier.
-int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, int64_t group) {
-  const auto tile_tokens = static_cast<int32_t>(shape.block_m / group);
+/// What shares a tile: the query heads of a kv head, sequences of up to packed_len tokens.
+struct Packing {
+  bool gqa;
+  int32_t packed_len;
+};
+
+TileListSpec list_spec(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
+  const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
+  return {.cu_seqlens_q = r.cu_seqlens_q.data(),
+          .cu_seqlens_k = r.cu_seqlens_k.data(),
+          .batch = static_cast<int32_t>(r.cu_seqlens_q.size()) - 1,
+          .tile_tokens = packing.gqa ? shape.block_m / group : shape.block_m,
+          .block_n = packing.packed_len > 0 ? shape.packed_block_n : shape.block_n,
+          .mask = r.mask,
+          .packed_len = packing.packed_len};
+}
+
+/// The cost model of packing: a tile costs its rows by its keys, both rounded up to what is
+/// computed together, the visits of its key blocks (staging K and V on the CPU), and its begin and
+/// end (a GPU's loads and stores that nothing overlaps with). Packing saves visits and fills rows
+/// up; it loses where a sequence's last tile gets emptier, and where tiles of several sequences
+/// compute more keys that one of them does not see.
+int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
+  const TileListSpec spec = list_spec(r, shape, packing);
+  const int64_t group = packing.gqa ? r.num_heads_q / r.num_heads_kv : 1;
   const auto cost = [&](int64_t tokens, int64_t keys) {
     const int64_t rows = ceil_div<int64_t>(tokens * group, shape.row_step) * shape.row_step;
-    return (rows + shape.block_overhead_rows) * keys;
+    const int64_t computed = ceil_div<int64_t>(keys, shape.key_step) * shape.key_step;
+    return (rows + shape.block_overhead_rows) * (computed + shape.tile_overhead_keys);
   };
   int64_t total = 0;
-  for (std::size_t b = 0; b + 1 < r.cu_seqlens_q.size(); ++b) {
-    const int32_t len_q = r.cu_seqlens_q[b + 1] - r.cu_seqlens_q[b];
-    const int64_t len_k = r.cu_seqlens_k[b + 1] - r.cu_seqlens_k[b];
-    total += len_q / tile_tokens * cost(tile_tokens, len_k) + cost(len_q % tile_tokens, len_k);
+  for (int32_t b = 0; b < spec.batch; ++b) {
+    if (packing.packed_len > 0 && is_packed_sequence(spec, b)) {
+      b = for_each_packed_tile(spec, b,
+                               [&](const TileRecord& tile) {
+                                 total += cost(spec.tile_tokens,
+                                               tile.is_packed() ? tile.packed_keys() : tile.k_len);
+                               }) -
+          1;
+      continue;
+    }
+    const int32_t len_q = spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b];
+    const int64_t len_k = spec.cu_seqlens_k[b + 1] - spec.cu_seqlens_k[b];
+    total += len_q / spec.tile_tokens * cost(spec.tile_tokens, len_k);
+    if (len_q % spec.tile_tokens > 0) total += cost(len_q % spec.tile_tokens, len_k);
   }
   return total * (r.num_heads_q / group);
 }
 
-bool choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKind scheduler) {
-  if (r.pack_gqa) return *r.pack_gqa;
+/// The cheapest of what the request leaves open; of equal ones that with the least packing.
+Packing choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKind scheduler) {
   const int64_t group = r.num_heads_q / r.num_heads_kv;
-  if (scheduler != SchedulerKind::kValidOnlyPersistent || group == 1 || group > shape.block_m) {
-    return false;
+  const bool chooses = scheduler == SchedulerKind::kValidOnlyPersistent;
+  const bool may_pack_gqa = r.pack_gqa.value_or(chooses && group > 1 && group <= shape.block_m);
+  const bool may_not_pack_gqa = !r.pack_gqa.value_or(false);
+  // Long sequences have little to gain, and the question costs a walk over the batch.
+  const auto batch = static_cast<int64_t>(r.cu_seqlens_q.size()) - 1;
+  const bool short_ones = r.cu_seqlens_q.back() <= 2 * shape.block_m * batch;
+  const bool may_pack = r.pack_sequences.value_or(chooses && shape.packing_pays && short_ones &&
+                                                  !r.device_lengths && !r.user_scheduler);
+  const bool may_not_pack = !r.pack_sequences.value_or(false);
+  std::vector<Packing> candidates;
+  for (const bool gqa : {false, true}) {
+    if (!(gqa ? may_pack_gqa : may_not_pack_gqa)) continue;
+    const auto tile_tokens = static_cast<int32_t>(gqa ? shape.block_m / group : shape.block_m);
+    if (may_not_pack) candidates.push_back({.gqa = gqa, .packed_len = 0});
+    if (may_pack) candidates.push_back({.gqa = gqa, .packed_len = 2 * tile_tokens});
   }
-  return modelled_cost(r, shape, group) < modelled_cost(r, shape, 1);
+  if (candidates.size() == 1) return candidates[0];
+  return *std::ranges::min_element(
+      candidates, {}, [&](const Packing& packing) { return modelled_cost(r, shape, packing); });
 }
 
 /// Longest first balances the workers. Head-major, longest first within a head, keeps a head's K
@@ -231,8 +294,8 @@ Plan make_plan(const PlanRequest& r) {
   check_request(r);
   const BackendShape shape = shape_of(r);
   const SchedulerKind scheduler = r.scheduler.value_or(SchedulerKind::kValidOnlyPersistent);
-  const bool pack_gqa = choose_packing(r, shape, scheduler);
-  const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
+  const Packing packing = choose_packing(r, shape, scheduler);
+  const TileListSpec spec = list_spec(r, shape, packing);
   Plan plan{
       .cu_seqlens_q = {r.cu_seqlens_q.begin(), r.cu_seqlens_q.end()},
       .cu_seqlens_k = {r.cu_seqlens_k.begin(), r.cu_seqlens_k.end()},
@@ -244,26 +307,20 @@ Plan make_plan(const PlanRequest& r) {
       .mask = r.mask,
       .scheduler = scheduler,
       .order = ListOrder::kNatural,
-      .pack_gqa = pack_gqa,
+      .pack_gqa = packing.gqa,
+      .packed_len = packing.packed_len,
       .backend = r.backend,
       .workers = r.workers.value_or(shape.workers),
       .block_m = shape.block_m,
-      .block_n = shape.block_n,
-      .tile_tokens = pack_gqa ? shape.block_m / group : shape.block_m,
-      .tile_heads = static_cast<int32_t>(pack_gqa ? r.num_heads_kv : r.num_heads_q),
+      .block_n = spec.block_n,
+      .tile_tokens = spec.tile_tokens,
+      .tile_heads = static_cast<int32_t>(packing.gqa ? r.num_heads_kv : r.num_heads_q),
       .user_scheduler = r.user_scheduler,
       .device_lengths = r.device_lengths,
   };
   if (r.backend == Backend::kCuda) plan.device_memory = std::make_shared<cuda::PlanMemory>();
   plan.order = choose_order(r, plan, count_work(r, plan));
-  const TileListSpec spec{
-      .cu_seqlens_q = plan.cu_seqlens_q.data(),
-      .cu_seqlens_k = plan.cu_seqlens_k.data(),
-      .batch = plan.batch(),
-      .tile_tokens = plan.tile_tokens,
-      .block_n = plan.block_n,
-      .mask = plan.mask,
-  };
+  if (packing.packed_len > 0) plan.num_records = count_tiles(spec);
   if (r.device_lengths) {
     plan.num_records = cuda::max_num_records(plan.total_q(), plan.batch(), plan.tile_tokens);
   }

@@ -39,6 +39,7 @@ struct PlanRequest {
   Mask mask;
   std::optional<SchedulerKind> scheduler;  ///< empty: the planner chooses
   std::optional<bool> pack_gqa;            ///< empty: the planner chooses
+  std::optional<bool> pack_sequences;      ///< empty: the planner chooses
   std::optional<ListOrder> order;          ///< empty: the planner chooses
   Backend backend;
   std::optional<int> workers;  ///< work-groups that the device runs at a time; empty: the backend's
@@ -54,6 +55,7 @@ struct Plan {
   SchedulerKind scheduler;
   ListOrder order;
   bool pack_gqa;
+  int32_t packed_len;  ///< TileListSpec::packed_len: sequences up to it share tiles; 0: none
   Backend backend;
   int workers;
 

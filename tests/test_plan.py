@@ -175,3 +175,51 @@ def test_plan_time_grows_linearly_in_what_it_does():
     plan = exactile.plan(seqlens_q=lengths, **GOLDEN, pack_gqa=False)
     assert plan.num_records == 8192
     assert plan.planning_us > 0
+
+
+@pytest.mark.parametrize("pack_gqa", [False, True])
+def test_packed_tiles_hold_every_row_once(pack_gqa):
+    rng = np.random.default_rng(0)
+    lens_q = rng.choice([0, 1, 2, 7, 33, 34, 64, 90, 500], 400)
+    lens_k = np.where(rng.random(400) < 0.5, lens_q, rng.choice([0, 1, 20, 60, 700], 400))
+    plan = exactile.plan(
+        seqlens_q=lens_q, seqlens_k=lens_k, **GOLDEN, backend="cuda", pack_gqa=pack_gqa,
+        pack_sequences=True,
+    )  # fmt: skip
+    cu_q, cu_k = (np.concatenate([[0], np.cumsum(lens)]) for lens in (lens_q, lens_k))
+    sequence_of = np.repeat(np.arange(400), lens_q)
+    seen = np.zeros(cu_q[-1], int)
+    packed = 0
+    for q_begin, q_end, k_begin, k_len in plan.records.tolist():
+        if q_end >= 0:
+            b = sequence_of[q_begin]
+            assert (q_end, k_begin, k_len) == (cu_q[b + 1], cu_k[b], lens_k[b])
+            seen[q_begin : min(q_begin + plan.tile_tokens, q_end)] += 1
+            continue
+        tokens, keys = k_len >> 20, k_len & 0xFFFFF
+        rows = sequence_of[q_begin : q_begin + tokens]
+        assert rows[0] == ~q_end < rows[-1]
+        assert (k_begin, keys) == (cu_k[rows[0]], cu_k[rows[-1] + 1] - cu_k[rows[0]])
+        assert tokens <= plan.tile_tokens
+        seen[q_begin : q_begin + tokens] += 1
+        packed += 1
+    assert (seen == 1).all()
+    assert packed > 20
+    blocks = [-(-(k & 0xFFFFF if q < 0 else k) // plan.block_n) for _, q, _, k in plan.records]
+    assert blocks == sorted(blocks, reverse=True)
+
+
+def test_the_planner_packs_short_sequences_alone(monkeypatch):
+    monkeypatch.setenv("EXACTILE_CUDA_ROOM", "sm90")
+    short = exactile.plan(seqlens_q=[34] * 4096, **GOLDEN, backend="cuda")
+    assert short.pack_sequences
+    assert short.pack_gqa
+    assert short.valid == 34 * 4096 // 32 * 8
+    assert "short sequences packed" in short.summary()
+    assert not exactile.plan(seqlens_q=ZIPF, **GOLDEN, backend="cuda").pack_sequences
+    assert not exactile.plan(seqlens_q=[34] * 4096, **GOLDEN).pack_sequences
+    off = exactile.plan(seqlens_q=[34] * 4096, **GOLDEN, backend="cuda", pack_sequences=False)
+    assert not off.pack_sequences
+    for options in dict(backend="cpu"), dict(backend="cuda", scheduler="Individual"):
+        with pytest.raises(ValueError, match="for pack_sequences=True, got"):
+            exactile.plan(seqlens_q=[34], **GOLDEN, **options, pack_sequences=True)

@@ -25,6 +25,7 @@ def varlen_prefill(
     scheduler: str | Scheduler = "auto",
     order: str | None = None,
     pack_gqa: bool | None = None,
+    pack_sequences: bool | None = None,
     backend: str | None = None,
     workers: int | None = None,
     stream: Any = None,
@@ -43,7 +44,7 @@ def varlen_prefill(
         there.
     cu_seqlens_k : integers, shape (batch + 1,), optional
         The same for keys and values. Default: `cu_seqlens_q`.
-    causal, window, scheduler, order, pack_gqa, backend, workers
+    causal, window, scheduler, order, pack_gqa, pack_sequences, backend, workers
         As `exactile.plan`; the default backend is that of the arrays' device.
     softmax_scale, out, return_lse, stream
         As `exactile.Plan.run`.
@@ -99,6 +100,7 @@ def varlen_prefill(
         scheduler=scheduler,
         order=order,
         pack_gqa=pack_gqa,
+        pack_sequences=pack_sequences,
         backend=backend or backend_of(q),
         workers=workers,
         total_q=q.shape[0],

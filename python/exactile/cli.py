@@ -135,6 +135,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     peers = "also time, in turns, PyTorch per sequence; on a GPU FlashAttention-3 from its library"
     parser.add_argument("--peers", nargs="?", const="", metavar="LIBRARY", help=peers)
     add("pack_gqa", "auto", "the heads of a kv head share a tile", choices=("auto", "0", "1"))
+    add("pack_sequences", "auto", "short sequences share tiles", choices=("auto", "0", "1"))
     add("backend", "auto", "auto: the GPU where there is one, else cpu", metavar="NAME")
     add_int("threads", None, "CPU threads (default: all)")
     add_int("iterations", 100, "timed runs")
@@ -203,6 +204,7 @@ def _plans(args: argparse.Namespace) -> list[Plan]:
             window=(args.window_left, args.window_right),
             scheduler=scheduler,
             pack_gqa=None if args.pack_gqa == "auto" else args.pack_gqa == "1",
+            pack_sequences=None if args.pack_sequences == "auto" else args.pack_sequences == "1",
             backend=_backend(args.backend),
             workers=args.threads,
         )

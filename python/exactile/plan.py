@@ -53,6 +53,8 @@ class Plan:
         Keys visible left and right of a row's own position; -1: unbounded. Causal is ``(-1, 0)``.
     pack_gqa : bool
         The query heads of one kv head share a tile.
+    pack_sequences : bool
+        Short sequences that follow one another share tiles.
     workers : int
         Work-groups that run at a time: CPU threads.
     block_m, block_n : int
@@ -82,6 +84,7 @@ class Plan:
     head_dim_v: int
     window: tuple[int, int]
     pack_gqa: bool
+    pack_sequences: bool
     workers: int
     block_m: int
     block_n: int
@@ -119,7 +122,9 @@ class Plan:
     def records(self) -> npt.NDArray[np.int32]:
         """The tile list, read-only, shape (num_records, 4): q_begin, q_end, k_begin, k_len.
 
-        ``q_end`` is the end of the sequence's rows. Empty for `Individual`, which has no list.
+        ``q_end`` is the end of the sequence's rows. Empty for `Individual`, which has no list. A
+        tile of several sequences has ``~(first sequence)`` as q_end, the first key of these as
+        k_begin, and ``tokens << 20 | keys`` as k_len.
         """
         return self._core.records
 
@@ -140,6 +145,7 @@ class Plan:
             dims = f"head_dims {self.head_dim}, {self.head_dim_v}"
         group = self.num_heads_q // self.num_heads_kv
         packing = f", {group} heads a tile" if self.pack_gqa else ""
+        packing += ", short sequences packed" if self.pack_sequences else ""
         lines = [
             f"batch       {self.batch} sequences, {heads}, {dims}, {self.dtype}",
             f"lengths     {_shorten(lengths.q)}" + ("" if same else " (queries)"),
@@ -259,6 +265,7 @@ def plan(
     scheduler: str | Scheduler = "auto",
     order: str | None = None,
     pack_gqa: bool | None = None,
+    pack_sequences: bool | None = None,
     backend: str | None = None,
     workers: int | None = None,
     total_q: int | None = None,
@@ -293,6 +300,11 @@ def plan(
     pack_gqa : bool, optional
         Let the query heads of one kv head share a tile. Default: False for `Individual` and
         `ValidOnlyIndividual`, else by the planner's cost model.
+    pack_sequences : bool, optional
+        Let short sequences that follow one another share tiles (CUDA, lengths on the host, a
+        scheduler with a tile list). Their results have other bits than without, as their keys are
+        summed up in other blocks. Default: by the planner's cost model, for the persistent policy
+        on Hopper.
     backend : str, optional
         One of `BACKENDS`. Default: ``"cpu"``.
     workers : int, optional
@@ -354,6 +366,7 @@ def plan(
             scheduler=name,
             order=order,
             pack_gqa=pack_gqa,
+            pack_sequences=pack_sequences,
             backend=backend,
             workers=workers,
             user_scheduler=(own.name, own.source, own.like) if own else None,

@@ -151,12 +151,13 @@ class Timeline:
         """Of each record: keys that some row of its tile sees; 0 without a tile."""
         rows = self.records
         left, right = self.plan.window
-        k_len = rows["k_len"].astype(np.int64)
+        packed = rows["q_end"] < 0  # their sequences' keys are counted together
+        k_len = np.where(packed, rows["k_len"] & 0xFFFFF, rows["k_len"]).astype(np.int64)
         first = k_len - (rows["q_end"] - rows["q_begin"])  # position of the tile's first row
         last = np.minimum(first + self.plan.tile_tokens, k_len) - 1
         begin = np.maximum(first - left, 0) if left >= 0 else np.zeros_like(k_len)
         end = np.minimum(last + right + 1, k_len) if right >= 0 else k_len
-        keys: npt.NDArray[np.int64] = np.maximum(end - begin, 0)
+        keys: npt.NDArray[np.int64] = np.where(packed, k_len, np.maximum(end - begin, 0))
         return keys
 
     def shares(self) -> dict[str, float]:

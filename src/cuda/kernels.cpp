@@ -17,18 +17,22 @@ struct Row {
   Dtype dtype;
   int32_t head_dim;
   int32_t head_dim_v;
-  Shape shapes[kNumRooms][2];  // by Room, MaskKind
+  Shape shapes[kNumRooms][kNumMaskKinds];  // by Room, MaskKind
 };
 
 template <class Traits>
 constexpr Shape shape_of_traits() {
-  int32_t chunk = 0;
-  if constexpr (requires { Traits::kChunk; }) chunk = Traits::kChunk;
+  int32_t chunk = 0, box_n = 0;
+  if constexpr (requires { Traits::kChunk; }) {
+    chunk = Traits::kChunk;
+    box_n = Traits::kBoxN;
+  }
   return {.block_m = Traits::kBlockM,
           .block_n = Traits::kBlockN,
           .threads = Traits::kThreads,
           .shared_bytes = static_cast<int32_t>(Traits::kSharedBytes),
-          .chunk = chunk};
+          .chunk = chunk,
+          .box_n = box_n};
 }
 
 template <Dtype kDtype>
@@ -46,15 +50,18 @@ template <Backend kBackend, Dtype kDtype, int kHeadDim, int kHeadDimV>
 void add_row(std::vector<Row>& rows) {
   if constexpr (kBackend == Backend::kCuda) {
     using Element = typename ElementOf<kDtype>::Type;
-    constexpr auto kFull = MaskKind::kFull, kBorder = MaskKind::kBorder;
+    constexpr auto kFull = MaskKind::kFull, kBorder = MaskKind::kBorder,
+                   kPacked = MaskKind::kPacked;
     rows.push_back(
         {.dtype = kDtype,
          .head_dim = kHeadDim,
          .head_dim_v = kHeadDimV,
          .shapes = {{shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
-                     shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kBorder>>()},
+                     shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
+                     shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()},
                     {shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
-                     shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kBorder>>()}}});
+                     shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
+                     shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()}}});
   }
 }
 
@@ -70,11 +77,12 @@ const std::vector<Row>& rows() {
   return all;
 }
 
+constexpr const char* kMaskKindNames[kNumMaskKinds] = {"kFull", "kBorder", "kPacked"};
+
 std::string traits_name(const KernelSpec& spec, const std::string& room) {
   return room + "Traits<exactile::cuda::" + (spec.dtype == Dtype::kFloat16 ? "Fp16" : "Bf16") +
          ", " + std::to_string(spec.head_dim) + ", " + std::to_string(spec.head_dim_v) +
-         ", exactile::cuda::MaskKind::" + (spec.mask == MaskKind::kFull ? "kFull" : "kBorder") +
-         ">";
+         ", exactile::cuda::MaskKind::" + kMaskKindNames[static_cast<int>(spec.mask)] + ">";
 }
 
 }  // namespace
@@ -129,15 +137,20 @@ Shape planner_shape() {
           .block_n = 0,
           .threads = kPlannerThreads,
           .shared_bytes = 0,  // its is static
-          .chunk = 0};
+          .chunk = 0,
+          .box_n = 0};
 }
 
 std::vector<jit::Program> shipped_programs() {
   std::vector<KernelSpec> specs;
   for (const Row& row : rows()) {
     for (const Room room : {Room::kSm80, Room::kSm90}) {
-      for (const MaskKind mask : {MaskKind::kFull, MaskKind::kBorder}) {
+      for (const MaskKind mask : {MaskKind::kFull, MaskKind::kBorder, MaskKind::kPacked}) {
         for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
+          // The planner packs for the persistent policy alone.
+          const bool persistent =
+              static_cast<SchedulerKind>(scheduler) == SchedulerKind::kValidOnlyPersistent;
+          if (mask == MaskKind::kPacked && !persistent) continue;
           specs.push_back({.room = room,
                            .dtype = row.dtype,
                            .head_dim = row.head_dim,

@@ -23,6 +23,7 @@ struct Shape {
   int32_t threads;
   int32_t shared_bytes;
   int32_t chunk;  ///< columns of a TMA box and of its swizzle; 0 in rooms without TMA
+  int32_t box_n;  ///< keys in a TMA box
 };
 
 /// A user's own TileScheduler, compiled with the kernel. Its Params and the number of its

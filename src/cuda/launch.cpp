@@ -55,7 +55,7 @@ TensorMap make_tensor_map(const ArrayRef& a, const void* fallback, int32_t chunk
   return map;
 }
 
-PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
+PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const PrefillArgs& args) {
   const auto input = [](const ArrayRef& a) {
     return Tensor<const void*>{
         .data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
@@ -74,6 +74,8 @@ PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
       .tile_tokens = plan.tile_tokens,
       .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
       .mask = plan.mask,
+      .cu_seqlens_q = memory.cu_seqlens_q(),
+      .cu_seqlens_k = memory.cu_seqlens_k(),
       .timeline = static_cast<TimelineRecord*>(args.timeline),
   };
 }
@@ -109,7 +111,8 @@ Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr cou
                          .work_groups = static_cast<int32_t>(plan.launched)}};
 }
 
-MaskKind kind_of(const Mask& mask) {
+MaskKind kind_of(const Mask& mask, bool packs_sequences) {
+  if (packs_sequences) return MaskKind::kPacked;
   return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kBorder;
 }
 
@@ -118,7 +121,7 @@ KernelSpec spec_of(const Plan& plan, Room room, Probe probe) {
           .dtype = plan.dtype,
           .head_dim = plan.head_dim,
           .head_dim_v = plan.head_dim_v,
-          .mask = kind_of(plan.mask),
+          .mask = kind_of(plan.mask, plan.packed_len > 0),
           .scheduler = plan.scheduler,
           .user = plan.user_scheduler.get(),
           .probe = probe};
@@ -140,13 +143,18 @@ Target planning_target(const PlanRequest& request) {
   const Device* const device = planning_device();
   const Room room = device && device->major() >= 8 ? device->room()
                                                    : room_from_environment().value_or(Room::kSm90);
-  const Shape shape = shape_of({.room = room,
-                                .dtype = request.dtype,
-                                .head_dim = static_cast<int32_t>(request.head_dim),
-                                .head_dim_v = static_cast<int32_t>(request.head_dim_v),
-                                .mask = kind_of(request.mask),
-                                .scheduler = SchedulerKind::kIndividual});
-  return {.shape = shape, .workers = device ? device->multiprocessors() : kH100Multiprocessors};
+  const auto shape = [&](bool packs_sequences) {
+    return shape_of({.room = room,
+                     .dtype = request.dtype,
+                     .head_dim = static_cast<int32_t>(request.head_dim),
+                     .head_dim_v = static_cast<int32_t>(request.head_dim_v),
+                     .mask = kind_of(request.mask, packs_sequences),
+                     .scheduler = SchedulerKind::kIndividual});
+  };
+  return {.shape = shape(false),
+          .workers = device ? device->multiprocessors() : kH100Multiprocessors,
+          .packed_block_n = shape(true).block_n,
+          .packing_pays = room == Room::kSm90};
 }
 
 std::string refusal(const PrefillArgs& args) {
@@ -208,15 +216,15 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const Driver& driver = Driver::get();
   const auto stream = reinterpret_cast<Stream>(args.stream);
   const auto [counter, is_zero, last_use] = memory.prepare(stream);
-  PrefillParams params = make_params(plan, args);
+  PrefillParams params = make_params(plan, memory, args);
   Schedule schedule = make_schedule(plan, memory, counter);
   TensorMap maps[3];
   void* arguments[] = {&maps[0], &maps[1], &maps[2], &params, &schedule};
   if (shape.chunk > 0) {
     const void* const q = args.q.data;
     maps[0] = make_tensor_map(args.q, q, shape.chunk, params.tile_heads, params.tile_tokens);
-    maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.block_n);
-    maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.block_n);
+    maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.box_n);
+    maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.box_n);
   }
   if (counter && !is_zero) {
     EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter, 0, 1, stream);

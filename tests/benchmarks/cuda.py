@@ -204,8 +204,13 @@ def measure(work: Work, variants: dict[str, Variant], rounds: int, seconds: floa
         "ratio_to_fa3": ratios(tflops, FA3),
         "ratio_to_bfloat16": ratios(tflops, BFLOAT16),
         "launched": {name: one.plan.launched for name, one in variants.items() if one.plan},
-        "auto": f"{auto.scheduler}, {auto.order}{', packed' if auto.pack_gqa else ''}",
+        "auto": auto_is(auto),
     }
+
+
+def auto_is(plan: exactile.Plan) -> str:
+    gqa = ", GQA packed" if plan.pack_gqa else ""
+    return f"{plan.scheduler}, {plan.order}{gqa}{', sequences packed' if plan.pack_sequences else ''}"
 
 
 def table(rows: list[dict]) -> Iterator[str]:

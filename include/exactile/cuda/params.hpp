@@ -23,7 +23,9 @@ struct Bf16 {
 };
 
 /// Which blocks have to be masked. kBorder covers causal, windows and both: Mask says which.
-enum class MaskKind : unsigned char { kFull, kBorder };
+/// kPacked covers any mask, and tiles that hold several sequences.
+enum class MaskKind : unsigned char { kFull, kBorder, kPacked };
+inline constexpr int kNumMaskKinds = 3;
 
 /// What Timeline (probe.hpp) says of a tile, or of a work-group that found none: of that, begin and
 /// end alone. Nanoseconds of one clock for the whole device; 0: never written.
@@ -51,6 +53,8 @@ struct PrefillParams {
   int32_t tile_tokens;      ///< tokens in a full tile: kBlockM, or kBlockM / group
   float scale_log2;         ///< softmax_scale * log2(e), > 0
   Mask mask;
+  const int32_t* cu_seqlens_q;  ///< (batch + 1,), for kPacked
+  const int32_t* cu_seqlens_k;  ///< (batch + 1,), for kPacked
   /// Of the Timeline probe, zeroed: one for every work-group, then (tile heads, total_q).
   TimelineRecord* timeline;
 };

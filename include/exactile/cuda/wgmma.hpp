@@ -30,6 +30,13 @@ EXACTILE_DEVICE void touch(float (&registers)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(registers[i])::"memory");
 }
 
+/// Tells it that they get their first value here: none is kept for them from before.
+template <int kCount>
+EXACTILE_DEVICE void make_fresh(float (&registers)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "=f"(registers[i])::"memory");
+}
+
 /// Matrix descriptors for 16-bit operands that TMA has laid out in chunks of kChunk columns with
 /// the swizzle of that width: (column chunk, row, kChunk). The upper word is a constant; the lower
 /// one is the address in units of 16 bytes, which steps through the matrix by addition.

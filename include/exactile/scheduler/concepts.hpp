@@ -14,11 +14,20 @@ namespace exactile {
 
 /// One query tile of one sequence, without its head: all that a kernel needs to find its rows, in
 /// one 16-byte load and with no second look at cu_seqlens. Shared by all heads.
+///
+/// A list with packed sequences (TileListSpec::packed_len) also has tiles whose rows run across the
+/// borders of sequences; where a field means something else in those, it is told after the slash.
 struct alignas(16) TileRecord {
   int32_t q_begin;  ///< first row of the tile in the packed query tensor
   int32_t q_end;    ///< end of the *sequence's* rows there (so q_end - row gives a row's position)
-  int32_t k_begin;  ///< first row of the sequence in the packed key tensor
-  int32_t k_len;    ///< number of keys of the sequence
+                    ///< / ~(first sequence), which is negative
+  int32_t k_begin;  ///< first row of the sequence (/ sequences) in the packed key tensor
+  int32_t k_len;    ///< number of keys of the sequence / tokens << 20 | number of keys
+
+  EXACTILE_HOST_DEVICE constexpr bool is_packed() const { return q_end < 0; }
+  EXACTILE_HOST_DEVICE constexpr int32_t first_sequence() const { return ~q_end; }
+  EXACTILE_HOST_DEVICE constexpr int32_t packed_tokens() const { return k_len >> 20; }
+  EXACTILE_HOST_DEVICE constexpr int32_t packed_keys() const { return k_len & ((1 << 20) - 1); }
 };
 static_assert(sizeof(TileRecord) == 16);
 
@@ -30,7 +39,7 @@ struct WorkTile {
 
   /// Tokens in this tile when a full tile has `tile_tokens` of them; <= 0: nothing to do.
   EXACTILE_HOST_DEVICE constexpr int32_t num_tokens(int32_t tile_tokens) const {
-    return min(tile_tokens, rows.q_end - rows.q_begin);
+    return rows.is_packed() ? rows.packed_tokens() : min(tile_tokens, rows.q_end - rows.q_begin);
   }
 };
 

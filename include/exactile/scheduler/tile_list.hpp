@@ -49,20 +49,47 @@ struct TileListSpec {
   int32_t tile_tokens;  ///< tokens in a full tile (kBlockM, or kBlockM / group with GQA packing)
   int32_t block_n;      ///< keys in a block: the unit of a tile's cost
   Mask mask;
+  /// Runs of sequences with no more queries and keys than this share tiles; 0: none does. At most
+  /// kMaxPackedLen.
+  int32_t packed_len = 0;
 };
 
-/// Number of records of the list. Times the heads it may pass what a launch can take.
-EXACTILE_HOST_DEVICE constexpr int64_t count_tiles(const TileListSpec& spec) {
-  int64_t tiles = 0;
-  for (int32_t b = 0; b < spec.batch; ++b) {
-    tiles += num_m_blocks(spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b], spec.tile_tokens);
+/// A packed tile has at most 1,023 tokens; their sequences' keys are counted in 20 bits.
+inline constexpr int32_t kMaxPackedLen = 1023;
+
+EXACTILE_HOST_DEVICE constexpr bool is_packed_sequence(const TileListSpec& spec, int32_t b) {
+  const int32_t len_q = spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b];
+  const int32_t len_k = spec.cu_seqlens_k[b + 1] - spec.cu_seqlens_k[b];
+  return 0 < len_q && max(len_q, len_k) <= spec.packed_len;
+}
+
+/// Calls visit(record) for the tiles of the run of packed sequences from `first` on; returns the
+/// sequence after it. Tiles hold tile_tokens tokens but for the last, whatever the borders; one
+/// that lies within a sequence is an ordinary record.
+template <class Visit>
+EXACTILE_HOST_DEVICE constexpr int32_t for_each_packed_tile(const TileListSpec& spec, int32_t first,
+                                                            Visit visit) {
+  const int32_t *const q = spec.cu_seqlens_q, *const k = spec.cu_seqlens_k;
+  int32_t end = first;
+  while (end < spec.batch && is_packed_sequence(spec, end)) ++end;
+  for (int32_t token = q[first], tokens = 0; token < q[end]; token += tokens) {
+    tokens = min(spec.tile_tokens, q[end] - token);
+    while (q[first + 1] <= token) ++first;
+    int32_t last = first;
+    while (q[last + 1] < token + tokens) ++last;
+    if (first == last) {
+      visit(TileRecord{token, q[first + 1], k[first], k[first + 1] - k[first]});
+    } else {
+      visit(TileRecord{token, ~first, k[first], tokens << 20 | (k[last + 1] - k[first])});
+    }
   }
-  return tiles;
+  return end;
 }
 
 /// Keys that some row of a tile sees.
 EXACTILE_HOST_DEVICE constexpr KeyRange visited_keys(const TileListSpec& spec,
                                                      const TileRecord& tile) {
+  if (tile.is_packed()) return {0, tile.packed_keys()};
   const int32_t first = tile.q_end - tile.q_begin;
   const int32_t last = max(1, first - spec.tile_tokens + 1);
   return spec.mask.any_visible(first, last, tile.k_len);
@@ -79,6 +106,10 @@ EXACTILE_HOST_DEVICE constexpr int32_t num_n_blocks(const TileListSpec& spec,
 template <class Visit>
 EXACTILE_HOST_DEVICE constexpr void for_each_tile(const TileListSpec& spec, Visit visit) {
   for (int32_t b = 0; b < spec.batch; ++b) {
+    if (spec.packed_len > 0 && is_packed_sequence(spec, b)) {
+      b = for_each_packed_tile(spec, b, visit) - 1;
+      continue;
+    }
     const int32_t begin = spec.cu_seqlens_q[b], end = spec.cu_seqlens_q[b + 1];
     const int32_t k_begin = spec.cu_seqlens_k[b], k_len = spec.cu_seqlens_k[b + 1] - k_begin;
     const int32_t m_blocks = num_m_blocks(end - begin, spec.tile_tokens);
@@ -86,6 +117,19 @@ EXACTILE_HOST_DEVICE constexpr void for_each_tile(const TileListSpec& spec, Visi
       visit(TileRecord{begin + m * spec.tile_tokens, end, k_begin, k_len});
     }
   }
+}
+
+/// Number of records of the list. Times the heads it may pass what a launch can take.
+EXACTILE_HOST_DEVICE constexpr int64_t count_tiles(const TileListSpec& spec) {
+  int64_t tiles = 0;
+  if (spec.packed_len > 0) {
+    for_each_tile(spec, [&tiles](const TileRecord&) { ++tiles; });
+    return tiles;
+  }
+  for (int32_t b = 0; b < spec.batch; ++b) {
+    tiles += num_m_blocks(spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b], spec.tile_tokens);
+  }
+  return tiles;
 }
 
 EXACTILE_HOST_DEVICE constexpr void write_tiles(const TileListSpec& spec, TileRecord* records) {

@@ -31,6 +31,42 @@ struct TileFeed {
   alignas(Scheduler) unsigned char walk_[sizeof(Scheduler)];
 };
 
+/// A tile, or one after the other its parts in the sequences that it holds: what sm90 computes at
+/// once is here correct, and slow.
+template <class Traits>
+class Parts {
+ public:
+  EXACTILE_DEVICE Parts(const PrefillParams& params, const WorkTile& tile)
+      : params_(params),
+        tile_(tile),
+        packed_(Traits::kMask == MaskKind::kPacked && tile.rows.is_packed()),
+        sequence_(tile.rows.first_sequence()),
+        end_(tile.rows.q_begin + tile.rows.packed_tokens()) {}
+
+  /// visit(part, whether it is the last).
+  template <class Visit>
+  EXACTILE_DEVICE void for_each(Visit visit) {
+    if (!packed_) return visit(TileRows(params_, tile_), true);
+#pragma unroll 1
+    for (int32_t token = tile_.rows.q_begin; token < end_; ++sequence_) {
+      const int32_t q_end = params_.cu_seqlens_q[sequence_ + 1];
+      const int32_t k_begin = params_.cu_seqlens_k[sequence_];
+      const int32_t k_len = params_.cu_seqlens_k[sequence_ + 1] - k_begin;
+      TileRows part(params_, {{token, q_end, k_begin, k_len}, tile_.head});
+      part.tokens = min(part.tokens, end_ - token);
+      token += part.tokens;
+      visit(part, token == end_);
+    }
+  }
+
+ private:
+  const PrefillParams& params_;
+  const WorkTile tile_;
+  const bool packed_;
+  int32_t sequence_;
+  const int32_t end_;  // token
+};
+
 /// Writes O = o / row_sum and the LSE. A row that saw no key has row_sum 0: O = 0, LSE = -inf.
 /// The queries of a warp's rows are read by that warp alone, so it turns its rows around in their
 /// place: fragments in, whole rows out, 16 bytes at a time.
@@ -97,16 +133,19 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   __syncthreads();
   if (!feed.valid) probe.found_no_tile();
   while (feed.valid) {
-    const TileRows tile(params, feed.tile);
-    Accumulators<Traits> acc;
     probe.mainloop_begins(feed.tile);
-    Mainloop<Traits>(params, tile, shared).run(acc);
-    __syncthreads();
-    probe.epilogue_begins();
-    if (thread() == 0) feed.advance();  // to the counter and the list, while the others store
-    store_tile(params, tile, acc, shared);
-    probe.tile_ends();
-    __syncthreads();
+    Parts<Traits>(params, feed.tile).for_each([&](const TileRows& part, bool is_last) {
+      Accumulators<Traits> acc;
+      Mainloop<Traits>(params, part, shared).run(acc);
+      __syncthreads();
+      if (is_last) {
+        probe.epilogue_begins();
+        if (thread() == 0) feed.advance();  // to the counter and the list, while the others store
+      }
+      store_tile(params, part, acc, shared);
+      if (is_last) probe.tile_ends();
+      __syncthreads();
+    });
   }
 }
 

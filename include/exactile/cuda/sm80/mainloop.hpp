@@ -142,7 +142,7 @@ class Mainloop {
       load_keys(begin_ + i);
     }
     int32_t n = begin_;
-    if constexpr (Traits::kMask == MaskKind::kBorder) {
+    if constexpr (Traits::kMask != MaskKind::kFull) {
       for (; n < steady_begin_; ++n) attend<true>(n, acc);
     }
     for (; n < steady_end_; ++n) attend<false>(n, acc);

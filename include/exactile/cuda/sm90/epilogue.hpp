@@ -22,8 +22,8 @@ class Epilogue {
       const float sum = softmax.row_sum(r);
       const float inverse = sum == 0 ? 0.0f : 1.0f / sum;
       const TileRow at(params, work, row + 8 * r);
-      const bool exists =
-          at.token < work.rows.q_end && row + 8 * r < params.tile_heads * params.tile_tokens;
+      const bool exists = at.token < token_end<Traits>(work.rows) &&
+                          row + 8 * r < params.tile_heads * params.tile_tokens;
       store_row(params, at, exists, r, o, inverse);
       if (exists && params.lse && threadIdx.x % 4 == 0) {
         constexpr float kLn2 = 0.693147180559945309f;

@@ -12,6 +12,7 @@
 
 #include <exactile/cuda/sm90/pipeline.hpp>
 #include <exactile/cuda/sm90/softmax.hpp>
+#include <exactile/cuda/sm90/values.hpp>
 #include <exactile/cuda/wgmma.hpp>
 
 namespace exactile::cuda::sm90 {
@@ -46,13 +47,14 @@ class Mainloop {
   EXACTILE_DEVICE void run(const typename Shared::Slot& tile, Output& o, OnlineSoftmax& softmax) {
 #pragma unroll
     for (float& value : o) value = 0;
+    packed_ = ptx::warp_uniform(is_packed<Traits>(tile.work.rows));
     n_begin_ = ptx::warp_uniform(tile.n_begin);
     const int32_t n_end = ptx::warp_uniform(tile.n_end);
     if (n_begin_ == n_end) {
       ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_empty));
       return;
     }
-    const RowMask<Traits> mask(params_, tile.work, row());
+    RowMask<Traits> mask;
     const BlockRange unmasked = unmasked_blocks<Traits>(params_, tile.work, 64 * consumer_);
     const int32_t steady_begin = ptx::warp_uniform(max(unmasked.begin, n_begin_));
     int32_t steady_end = ptx::warp_uniform(max(unmasked.end, n_begin_));
@@ -61,11 +63,12 @@ class Mainloop {
     const bool masked = n >= steady_end || n < steady_begin;
     const int32_t last_keys = visible_end<Traits>(params_, tile.work, 64 * consumer_) - n * kBlockN;
     if (ptx::warp_uniform(last_keys) <= kNarrowN) {
-      first_block<kNarrowN>(tile, n, masked, mask, softmax);
+      first_block<kNarrowN>(tile, n, masked, mask, o, softmax);
       if (--n < n_begin_) return last_values<kNarrowN>(o, softmax);
-      step<BlockKind::kMasked, kNarrowN>(n, mask, o, softmax);
+      constexpr bool kMayMask = Traits::kMask != MaskKind::kFull;
+      step<kMayMask ? BlockKind::kMasked : BlockKind::kSteady, kNarrowN>(n, mask, o, softmax);
     } else {
-      first_block<kBlockN>(tile, n, masked, mask, softmax);
+      first_block<kBlockN>(tile, n, masked, mask, o, softmax);
     }
     if constexpr (Traits::kMask == MaskKind::kFull) {
       for (--n; n >= n_begin_; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
@@ -83,18 +86,21 @@ class Mainloop {
   /// QK^T and softmax of the first block that is visited.
   template <int kKeys>
   EXACTILE_DEVICE void first_block(const typename Shared::Slot& tile, int32_t n, bool masked,
-                                   const RowMask<Traits>& mask, OnlineSoftmax& softmax) {
+                                   RowMask<Traits>& mask, Output& o, OnlineSoftmax& softmax) {
+    const int32_t keys = ptx::warp_uniform(num_keys<Traits>(tile.work.rows)) - n * kBlockN;
     wait(shared_.k_full[stage_.index], stage_);
-    auto& s = scores<kKeys>();
+    float s[kKeys / 2];
     issue_scores(s);
+    mask = RowMask<Traits>(params_, tile.work, row());  // of a packed tile, memory is asked
+    const bool isolate = has_foreign_infinities(min(keys, kKeys));
     wgmma_wait<0>();
     touch(s);
     release_keys(n);
     if (masked) mask.apply(s, first_key(n));
     softmax.update<BlockKind::kFirst>(s, params_.scale_log2);
     pack_probabilities(s);
-    const int32_t keys = ptx::warp_uniform(tile.work.rows.k_len) - n * kBlockN;
     if (keys < kKeys) clear_values(keys, kKeys);
+    if (isolate) isolate_values(n, min(keys, kKeys), mask, o);
   }
 
   /// QK^T and softmax of block n under PV of block n + 1, which has kKeysBefore keys.
@@ -104,21 +110,25 @@ class Mainloop {
     const auto before = stage_;
     stage_.advance();
     wait(shared_.k_full[stage_.index], stage_);
-    issue_scores(s_);
+    float s[kBlockN / 2];
+    issue_scores(s);
     softmax.rescale(o);
     wait(shared_.v_full[before.index], before);
     issue_values<kKeysBefore>(before.index, o);
     wgmma_wait<1>();
-    touch(s_);
+    touch(s);
     release_keys(n);
-    if constexpr (kKind == BlockKind::kMasked) mask.apply(s_, first_key(n));
-    softmax.update<kKind>(s_, params_.scale_log2);
-    touch(s_);
+    if constexpr (kKind == BlockKind::kMasked) mask.apply(s, first_key(n));
+    softmax.update<kKind>(s, params_.scale_log2);
+    touch(s);
     ptx::compute_before_here(softmax.partial_sum());
     wgmma_wait<0>();
     touch(o);
     release(shared_.v_empty[before.index]);
-    pack_probabilities(s_);
+    pack_probabilities(s);
+    if constexpr (kKind == BlockKind::kMasked) {
+      if (has_foreign_infinities(kBlockN)) isolate_values(n, kBlockN, mask, o);
+    }
   }
 
   template <int kKeys>
@@ -132,18 +142,12 @@ class Mainloop {
     stage_.advance();
   }
 
-  /// Those of the first kKeys keys of a block.
-  template <int kKeys>
-  EXACTILE_DEVICE auto& scores() {
-    return reinterpret_cast<float (&)[kKeys / 2]>(s_);
-  }
-
   /// s = Q (M, D) K^T (D, N) as one group.
   template <int kScores>
   EXACTILE_DEVICE void issue_scores(float (&s)[kScores]) {
     constexpr int kPerChunk = Traits::kChunk / 16;
     const ptx::uint32_t k = Layout::along_row(ptx::shared_address(&shared_.k[stage_.index]));
-    touch(s);
+    make_fresh(s);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < Traits::kHeadDim / 16; ++i) {
@@ -196,6 +200,32 @@ class Mainloop {
     ptx::named_barrier_sync(1 + consumer_, 128);
   }
 
+  /// Among the keys of a packed tile are those of its other sequences, where a row's probability is
+  /// 0, and 0 x Inf and 0 x NaN are NaN. All consumers ask together.
+  EXACTILE_DEVICE bool has_foreign_infinities(int32_t keys) const {
+    if constexpr (Traits::kMask != MaskKind::kPacked) return false;
+    if (!packed_) return false;
+    wait(shared_.v_full[stage_.index], stage_);
+    return all_consumers_any(SharedValues<Traits>(shared_.v[stage_.index], keys).any_not_finite());
+  }
+
+  /// Adds Inf and NaN to `o` where their keys are seen, and takes them out of V.
+  EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, const RowMask<Traits>& mask,
+                                      Output& o) {
+    const SharedValues<Traits> v(shared_.v[stage_.index], keys);
+    v.for_each_not_finite([&](int32_t key, int i, float value) {
+      if (mask.sees(i / 2 % 2, n * kBlockN + key)) o[i] += value;
+    });
+    all_consumers_any(false);  // all have read
+    v.clear_not_finite();
+    ptx::fence_proxy_async();
+    all_consumers_any(false);
+  }
+
+  EXACTILE_DEVICE static bool all_consumers_any(bool mine) {
+    return ptx::named_barrier_any(1 + Traits::kConsumers, 128 * Traits::kConsumers, mine);
+  }
+
   /// Key of this thread's first column in block n.
   EXACTILE_DEVICE static int32_t first_key(int32_t n) {
     return n * kBlockN + static_cast<int32_t>(threadIdx.x) % 4 * 2;
@@ -224,7 +254,7 @@ class Mainloop {
   const ptx::uint32_t q_;  // descriptor
   Stage<Traits::kStages> stage_;
   int32_t n_begin_;
-  float s_[kBlockN / 2];
+  bool packed_;  // the tile holds several sequences
   ptx::uint32_t p_[kBlockN / 4];
 };
 

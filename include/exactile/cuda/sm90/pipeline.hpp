@@ -75,11 +75,13 @@ class Producer {
 #pragma unroll 1
     for (int32_t n = blocks.end - 1; n >= blocks.begin; --n, stage_.advance()) {
       const int32_t key = work.rows.k_begin + n * Traits::kBlockN;
+      const int32_t keys = num_keys<Traits>(work.rows) - n * Traits::kBlockN;
+      const int32_t boxes = min(ceil_div(keys, Traits::kBoxN), Traits::kBlockN / Traits::kBoxN);
       const int32_t i = stage_.index;
       load_block<Traits::kHeadDim>(k_map_, shared_.k[i], shared_.k_empty[i], shared_.k_full[i],
-                                   head, key);
+                                   head, key, boxes);
       load_block<Traits::kHeadDimV>(v_map_, shared_.v[i], shared_.v_empty[i], shared_.v_full[i],
-                                    head, key);
+                                    head, key, boxes);
     }
   }
 
@@ -100,11 +102,17 @@ class Producer {
 
   template <int kColumns, class Matrix>
   EXACTILE_DEVICE void load_block(const TensorMap& map, Matrix& to, int64_t& empty, int64_t& full,
-                                  int32_t head, int32_t key) {
-    const ptx::uint32_t barrier = ptx::shared_address(&full);
+                                  int32_t head, int32_t key, int32_t boxes) {
+    constexpr int kBoxBytes = Traits::kBoxN * kRowBytes;  // of one chunk
+    const ptx::uint32_t barrier = ptx::shared_address(&full), start = ptx::shared_address(&to);
     ptx::mbarrier_wait(ptx::shared_address(&empty), stage_.phase ^ 1);
-    ptx::mbarrier_arrive_expect_tx(barrier, sizeof(Matrix));
-    load<kColumns, Traits::kBlockN>(map, ptx::shared_address(&to), barrier, head, key);
+    if constexpr (Traits::kBoxN == Traits::kBlockN) boxes = 1;
+    ptx::mbarrier_arrive_expect_tx(barrier, boxes * kBoxBytes * (kColumns / Traits::kChunk));
+#pragma unroll 1
+    for (int32_t i = 0; i < boxes; ++i) {
+      load<kColumns, Traits::kBlockN>(map, start + i * kBoxBytes, barrier, head,
+                                      key + i * Traits::kBoxN);
+    }
   }
 
   template <int kColumns, int kRows>

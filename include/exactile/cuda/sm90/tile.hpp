@@ -23,9 +23,28 @@ struct TileRow {
         head(work.head * params.tile_heads + row % params.tile_heads) {}
 };
 
+/// The tile holds several sequences.
+template <class Traits>
+EXACTILE_DEVICE bool is_packed(const TileRecord& rows) {
+  return Traits::kMask == MaskKind::kPacked && rows.is_packed();
+}
+
+/// Keys of the tile's sequences.
+template <class Traits>
+EXACTILE_DEVICE int32_t num_keys(const TileRecord& rows) {
+  return is_packed<Traits>(rows) ? rows.packed_keys() : rows.k_len;
+}
+
+/// Token after the last that the tile may write.
+template <class Traits>
+EXACTILE_DEVICE int32_t token_end(const TileRecord& rows) {
+  return is_packed<Traits>(rows) ? rows.q_begin + rows.packed_tokens() : rows.q_end;
+}
+
 /// Blocks with a key that some row of the tile sees.
 template <class Traits>
 EXACTILE_DEVICE BlockRange visited_blocks(const PrefillParams& params, const TileRecord& rows) {
+  if (is_packed<Traits>(rows)) return {0, ceil_div(rows.packed_keys(), Traits::kBlockN)};
   if constexpr (Traits::kMask == MaskKind::kFull) {
     return {0, ceil_div(rows.k_len, Traits::kBlockN)};
   }
@@ -43,6 +62,7 @@ EXACTILE_DEVICE BlockRange unmasked_blocks(const PrefillParams& params, const Wo
                                            int32_t row) {
   const TileRecord& rows = work.rows;
   if constexpr (Traits::kMask == MaskKind::kFull) return {0, rows.k_len / Traits::kBlockN};
+  if (is_packed<Traits>(rows)) return {0, 0};
   const int32_t first = rows.q_end - TileRow(params, work, row).token;
   const int32_t last = rows.q_end - TileRow(params, work, row + 63).token;
   const KeyRange keys = params.mask.all_visible(max(1, first), max(1, last), rows.k_len);
@@ -54,7 +74,7 @@ template <class Traits>
 EXACTILE_DEVICE int32_t visible_end(const PrefillParams& params, const WorkTile& work,
                                     int32_t row) {
   const TileRecord& rows = work.rows;
-  if constexpr (Traits::kMask == MaskKind::kFull) return rows.k_len;
+  if (Traits::kMask == MaskKind::kFull || is_packed<Traits>(rows)) return num_keys<Traits>(rows);
   const int32_t last = rows.q_end - TileRow(params, work, row + 63).token;
   return params.mask.visible(max(1, last), rows.k_len).end;
 }
@@ -63,16 +83,25 @@ EXACTILE_DEVICE int32_t visible_end(const PrefillParams& params, const WorkTile&
 template <class Traits>
 class RowMask {
  public:
+  RowMask() = default;
+
   EXACTILE_DEVICE RowMask(const PrefillParams& params, const WorkTile& work, int32_t row) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      const int32_t token = TileRow(params, work, row + 8 * r).token;
       if constexpr (Traits::kMask == MaskKind::kFull) {
         keys_[r] = {0, work.rows.k_len};
+      } else if (is_packed<Traits>(work.rows)) {
+        keys_[r] = find_sequence(params, work.rows, token);
       } else {
-        const int32_t token = TileRow(params, work, row + 8 * r).token;
         keys_[r] = params.mask.visible(work.rows.q_end - token, work.rows.k_len);
       }
     }
+  }
+
+  /// Whether row `row + 8 * r` sees a key.
+  EXACTILE_DEVICE bool sees(int r, int32_t key) const {
+    return keys_[r].begin <= key && key < keys_[r].end;
   }
 
   /// Sets the scores of keys that are not seen to -inf. `key`: that of the thread's first column.
@@ -83,12 +112,25 @@ class RowMask {
       const int r = i / 2 % 2;
       const int32_t at = key + i / 4 * 8 + i % 2;
       bool visible = at < keys_[r].end;
-      if constexpr (Traits::kMask == MaskKind::kBorder) visible &= at >= keys_[r].begin;
+      if constexpr (Traits::kMask != MaskKind::kFull) visible &= at >= keys_[r].begin;
       if (!visible) s[i] = -ptx::kInfinity;
     }
   }
 
  private:
+  /// Of a tile of several sequences: the keys that a token of one of them sees, counted from the
+  /// first key of the first. Rows past the tile's tokens see those of its last token.
+  EXACTILE_DEVICE static KeyRange find_sequence(const PrefillParams& params, const TileRecord& rows,
+                                                int32_t token) {
+    token = min(token, rows.q_begin + rows.packed_tokens() - 1);
+    int32_t b = rows.first_sequence(), q_end;
+    while ((q_end = params.cu_seqlens_q[b + 1]) <= token) ++b;
+    const int32_t k_begin = params.cu_seqlens_k[b];
+    const KeyRange keys = params.mask.visible(q_end - token, params.cu_seqlens_k[b + 1] - k_begin);
+    const int32_t offset = k_begin - rows.k_begin;
+    return {keys.begin + offset, keys.end + offset};
+  }
+
   KeyRange keys_[2];
 };
 

@@ -23,10 +23,20 @@ struct TileShape<64, 64, kMask> {
   static constexpr int kConsumers = 3, kBlockN = 128, kNarrowN = 64, kStages = 3;
 };
 
+/// Two short sequences fit in a narrow block.
+template <>
+struct TileShape<96, 96, MaskKind::kPacked> {
+  static constexpr int kConsumers = 2, kBlockN = 160, kNarrowN = 80, kStages = 2;
+};
+template <>
+struct TileShape<128, 128, MaskKind::kPacked> {
+  static constexpr int kConsumers = 2, kBlockN = 160, kNarrowN = 80, kStages = 2;
+};
+
 template <MaskKind kMask>
 struct TileShape<96, 96, kMask> {
   static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 176 : 128;
-  static constexpr int kNarrowN = 96, kStages = 2;  // 64 of 128: ptxas runs out of registers
+  static constexpr int kNarrowN = kMask == MaskKind::kFull ? 96 : 64, kStages = 2;
 };
 
 template <MaskKind kMask>
@@ -87,10 +97,15 @@ struct Traits {
   static constexpr int kBlockN = Shape::kBlockN;
   static constexpr int kNarrowN = Shape::kNarrowN;
   static_assert(kNarrowN % 16 == 0 && kNarrowN < kBlockN);
+  /// Keys in a TMA box: where tiles are short, what they do not need is not loaded.
+  static constexpr int kBoxN = kMask != MaskKind::kPacked ? kBlockN
+                               : 2 * kNarrowN == kBlockN  ? kNarrowN
+                                                          : 16;
+  static_assert(kBlockN % kBoxN == 0);
   static constexpr int kStages = Shape::kStages;
 
   /// Columns of a TMA box; its swizzle is as wide, 128 or 64 bytes. Boxes: Q (kChunk, tile_heads,
-  /// tile_tokens), K and V (kChunk, 1, kBlockN), over (head_dim, heads, tokens).
+  /// tile_tokens), K and V (kChunk, 1, kBoxN), over (head_dim, heads, tokens).
   static constexpr int kChunk = kHeadDim % 64 == 0 ? 64 : 32;
   static_assert(kHeadDim % kChunk == 0 && kHeadDimV % kChunk == 0);
 
