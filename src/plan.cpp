@@ -182,8 +182,8 @@ int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Pac
     }
     const int32_t len_q = spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b];
     const int64_t len_k = spec.cu_seqlens_k[b + 1] - spec.cu_seqlens_k[b];
-    total += len_q / spec.tile_tokens * cost(spec.tile_tokens, len_k);
-    if (len_q % spec.tile_tokens > 0) total += cost(len_q % spec.tile_tokens, len_k);
+    total += len_q / spec.tile_tokens * cost(spec.tile_tokens, len_k) +
+             cost(len_q % spec.tile_tokens, len_k);
   }
   return total * (r.num_heads_q / group);
 }

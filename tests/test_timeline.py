@@ -73,7 +73,7 @@ def launches() -> list[Timeline]:
 
 
 def small(lengths: list[int] = [300, 5], **options: Any) -> exactile.Plan:  # noqa: B006
-    shape = dict(num_heads_q=2, num_heads_kv=2, head_dim=64, dtype="float16", backend="cuda")
+    shape = dict(num_heads_q=2, num_heads_kv=2, head_dim=128, dtype="float16", backend="cuda")
     return exactile.plan(seqlens_q=lengths, **(shape | {"pack_gqa": False} | options))
 
 

@@ -225,8 +225,8 @@ class Plan:
         On CUDA the call returns when the work is enqueued. Arrays whose strides TMA cannot take go
         to the sm80 kernels. A CUDA graph that captured a run needs the plan alive.
 
-        Deterministic: the same call gives the same bits, whatever the scheduler, the threads and
-        the rest of the batch. The GIL is released.
+        Deterministic: the same call gives the same bits, whatever the scheduler, the threads and,
+        without `pack_sequences`, the rest of the batch. The GIL is released.
         """
         if softmax_scale is None:
             softmax_scale = self.head_dim**-0.5

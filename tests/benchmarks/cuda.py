@@ -210,7 +210,9 @@ def measure(work: Work, variants: dict[str, Variant], rounds: int, seconds: floa
 
 def auto_is(plan: exactile.Plan) -> str:
     gqa = ", GQA packed" if plan.pack_gqa else ""
-    return f"{plan.scheduler}, {plan.order}{gqa}{', sequences packed' if plan.pack_sequences else ''}"
+    return (
+        f"{plan.scheduler}, {plan.order}{gqa}{', sequences packed' if plan.pack_sequences else ''}"
+    )
 
 
 def table(rows: list[dict]) -> Iterator[str]:
