@@ -26,8 +26,7 @@ EXACTILE_HOST_DEVICE Element from_float(float value) {
     static_assert(SameAs<Element, Bf16>);
     const auto bits = __builtin_bit_cast(unsigned, value);
     // A NaN stays one: rounding could carry it into infinity.
-    const unsigned rounded =
-        value != value ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
+    const unsigned rounded = value != value ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
     return {static_cast<unsigned short>(rounded >> 16)};
   }
 }

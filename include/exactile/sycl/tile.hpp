@@ -1,5 +1,5 @@
-// exactile/sycl/tile.hpp - what every SYCL kernel does around its mainloop: the walk of a work-group
-// through its tiles, and where the rows of a tile lie. Device code.
+// exactile/sycl/tile.hpp - what every SYCL kernel does around its mainloop: the walk of a
+// work-group through its tiles, and where the rows of a tile lie. Device code.
 #pragma once
 
 #include <exactile/scheduler/concepts.hpp>
@@ -8,7 +8,15 @@
 
 namespace exactile::sycl {
 
+namespace ext = ::sycl::ext;  // the vendor's macros say sycl::ext, which in here is this
+
 inline constexpr float kInfinity = __builtin_inff();
+
+/// A scheduler's Params as a kernel takes them: a kernel parameter may not be of a nested class.
+template <TileScheduler Scheduler>
+struct Schedule {
+  typename Scheduler::Params params;
+};
 
 /// Where the rows of a tile lie. Row r is token r / heads, head r % heads: with GQA packing the
 /// query heads of one token are neighbours, without it heads is 1.

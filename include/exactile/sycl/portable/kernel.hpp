@@ -35,11 +35,10 @@ EXACTILE_HOST_DEVICE void store_tile(const PrefillParams& params, const TileRows
 
 /// kCount: counts in params.work_groups, for tests.
 template <class Traits, TileScheduler Scheduler, bool kCount = false>
-SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((::sycl::ext::oneapi::experimental::nd_range_kernel<1>))
-SYCL_EXT_ONEAPI_FUNCTION_PROPERTY(
-    (::sycl::ext::oneapi::experimental::sub_group_size<Traits::kSubGroup>))
-void prefill_kernel(PrefillParams params, typename Scheduler::Params schedule) {
-  namespace experimental = ::sycl::ext::oneapi::experimental;
+SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::nd_range_kernel<1>))
+SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::sub_group_size<Traits::kSubGroup>))
+void prefill_kernel(PrefillParams params, Schedule<Scheduler> schedule) {
+  namespace experimental = ext::oneapi::experimental;
   experimental::work_group_static<TileFeed<Scheduler>> feed_memory;
   experimental::work_group_static<LocalTiles<Traits>> local_memory;
   TileFeed<Scheduler>& feed = feed_memory;
@@ -56,7 +55,7 @@ void prefill_kernel(PrefillParams params, typename Scheduler::Params schedule) {
   };
   if (place.item == 0) {
     if constexpr (kCount) fetch_add(params.work_groups, 1);
-    feed.start(schedule, static_cast<int32_t>(item.get_group_linear_id()));
+    feed.start(schedule.params, static_cast<int32_t>(item.get_group_linear_id()));
   }
   ::sycl::group_barrier(place.group);
   while (feed.valid) {

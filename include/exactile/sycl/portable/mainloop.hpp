@@ -1,5 +1,5 @@
-// exactile/sycl/portable/mainloop.hpp - one query tile against its keys: QK^T, mask, online softmax,
-// PV (arXiv:2205.14135 Alg. 1) in float, on any device with 16-wide sub-groups.
+// exactile/sycl/portable/mainloop.hpp - one query tile against its keys: QK^T, mask, online
+// softmax, PV (arXiv:2205.14135 Alg. 1) in float, on any device with 16-wide sub-groups.
 //
 // Letters: M rows of the tile, N keys of a block, D head_dim, Dv head_dim_v, L = 16 lanes of a
 // sub-group. Every sub-group owns R = 8 rows whole; a lane has every 16th key, or column.
@@ -48,7 +48,7 @@ class Mainloop {
   using Element = typename Traits::Element;
   static constexpr int kRows = Traits::kSubGroupRows;
   static constexpr int kLanes = Traits::kSubGroup;
-  static constexpr int kKeys = Traits::kBlockN / kLanes;      // of a lane
+  static constexpr int kKeys = Traits::kBlockN / kLanes;       // of a lane
   static constexpr int kColumns = Traits::kHeadDimV / kLanes;  // of a lane
 
  public:

@@ -26,7 +26,8 @@ struct Traits {
   static constexpr int kFloatsP = kBlockM * kBlockN;
   /// Work-group local memory, all in float.
   static constexpr int kLocalBytes = (kFloatsQ + kFloatsK + kFloatsP) * 4;
-  static_assert(kLocalBytes <= 63 * 1024, "Intel GPUs give a work-group 64 KB; 1 is the scheduler's");
+  static_assert(kLocalBytes <= 63 * 1024,
+                "Intel GPUs give a work-group 64 KB; 1 is the scheduler's");
 };
 
 }  // namespace exactile::sycl::portable

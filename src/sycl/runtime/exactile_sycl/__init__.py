@@ -1,0 +1,1 @@
+"""The SYCL runtime for exactile: `_sycl`, loaded by exactile's own `_sycl` when it is first needed."""
