@@ -6,12 +6,15 @@
 
 namespace exactile {
 
+/// Not nested in the policy: SYCL takes no nested class as the parameter of a kernel.
+struct CountedList {
+  CompactList list;
+  int32_t* counter;  ///< shared by all work-groups; 0 at launch
+};
+
 class ValidOnlyPersistent {
  public:
-  struct Params {
-    CompactList list;
-    int32_t* counter;  ///< shared by all work-groups; 0 at launch
-  };
+  using Params = CountedList;
 
   EXACTILE_HOST_DEVICE constexpr ValidOnlyPersistent(const Params& params, int32_t /*work_group*/)
       : params_(params), index_(fetch_add(params.counter, 1)) {}

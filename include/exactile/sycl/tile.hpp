@@ -12,12 +12,6 @@ namespace ext = ::sycl::ext;  // the vendor's macros say sycl::ext, which in her
 
 inline constexpr float kInfinity = __builtin_inff();
 
-/// A scheduler's Params as a kernel takes them: a kernel parameter may not be of a nested class.
-template <TileScheduler Scheduler>
-struct Schedule {
-  typename Scheduler::Params params;
-};
-
 /// Where the rows of a tile lie. Row r is token r / heads, head r % heads: with GQA packing the
 /// query heads of one token are neighbours, without it heads is 1.
 struct TileRows {

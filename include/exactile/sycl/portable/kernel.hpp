@@ -37,7 +37,7 @@ EXACTILE_HOST_DEVICE void store_tile(const PrefillParams& params, const TileRows
 template <class Traits, TileScheduler Scheduler, bool kCount = false>
 SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::nd_range_kernel<1>))
 SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::sub_group_size<Traits::kSubGroup>))
-void prefill_kernel(PrefillParams params, Schedule<Scheduler> schedule) {
+void prefill_kernel(PrefillParams params, typename Scheduler::Params schedule) {
   namespace experimental = ext::oneapi::experimental;
   experimental::work_group_static<TileFeed<Scheduler>> feed_memory;
   experimental::work_group_static<LocalTiles<Traits>> local_memory;
@@ -55,7 +55,7 @@ void prefill_kernel(PrefillParams params, Schedule<Scheduler> schedule) {
   };
   if (place.item == 0) {
     if constexpr (kCount) fetch_add(params.work_groups, 1);
-    feed.start(schedule.params, static_cast<int32_t>(item.get_group_linear_id()));
+    feed.start(schedule, static_cast<int32_t>(item.get_group_linear_id()));
   }
   ::sycl::group_barrier(place.group);
   while (feed.valid) {
