@@ -9,12 +9,12 @@
 #include "cuda/launch.hpp"
 #include "cuda/plan_memory.hpp"
 #include "support.hpp"
+#include "sycl/kernels.hpp"
 
 namespace exactile {
 namespace {
 
-/// Tile shape of a backend, and what its planner needs to know of it. `sycl` can be planned for;
-/// its kernels are not in this version.
+/// Tile shape of a backend, and what its planner needs to know of it.
 struct BackendShape {
   int32_t block_m;
   int32_t block_n;
@@ -22,9 +22,6 @@ struct BackendShape {
   int32_t block_overhead_rows;  ///< cost of visiting a key block at all, in rows
   int workers;                  ///< where the caller does not say
 };
-
-/// Longest tile of any backend's kernels.
-constexpr int32_t kMaxBlockM = 128;
 
 BackendShape shape_of(const PlanRequest& request) {
   switch (request.backend) {
@@ -45,8 +42,12 @@ BackendShape shape_of(const PlanRequest& request) {
     case Backend::kSycl:
       break;
   }
-  return {
-      .block_m = 128, .block_n = 128, .row_step = 128, .block_overhead_rows = 0, .workers = 132};
+  const sycl::Shape shape = sycl::planning_shape(request);
+  return {.block_m = shape.block_m,
+          .block_n = shape.block_n,
+          .row_step = shape.row_step,
+          .block_overhead_rows = 0,
+          .workers = sycl::kWorkersWithoutDevice};
 }
 
 [[noreturn]] void fail(const std::string& message) {
@@ -99,11 +100,6 @@ void check_request(const PlanRequest& r) {
          supported_head_dims(r.backend, r.dtype) + ", got (" + std::to_string(r.head_dim) + ", " +
          std::to_string(r.head_dim_v) + ")");
   }
-  const int64_t group = r.num_heads_q / r.num_heads_kv;
-  if (r.pack_gqa.value_or(false) && group > kMaxBlockM) {
-    fail("expected at most " + std::to_string(kMaxBlockM) +
-         " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
-  }
   if (r.scheduler == SchedulerKind::kIndividual && r.order) {
     fail("expected no order with scheduler Individual (its grid has one), got one");
   }
@@ -116,9 +112,8 @@ void check_request(const PlanRequest& r) {
          std::string(name_of(r.backend, kBackendNames)) +
          (r.scheduler ? std::string(" and ") + name_of(*r.scheduler, kSchedulerNames) : ""));
   }
-  if (r.user_scheduler && r.backend != Backend::kCuda) {
-    fail(std::string("expected the cuda backend for a Scheduler of your own, got ") +
-         name_of(r.backend, kBackendNames));
+  if (r.user_scheduler && r.backend == Backend::kCpu) {
+    fail("expected the cuda or the sycl backend for a Scheduler of your own, got cpu");
   }
 }
 
@@ -141,8 +136,12 @@ int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, int64_t g
 }
 
 bool choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKind scheduler) {
-  if (r.pack_gqa) return *r.pack_gqa;
   const int64_t group = r.num_heads_q / r.num_heads_kv;
+  if (r.pack_gqa.value_or(false) && group > shape.block_m) {
+    fail("expected at most " + std::to_string(shape.block_m) +
+         " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
+  }
+  if (r.pack_gqa) return *r.pack_gqa;
   if (scheduler != SchedulerKind::kValidOnlyPersistent || group == 1 || group > shape.block_m) {
     return false;
   }
@@ -246,6 +245,7 @@ Plan make_plan(const PlanRequest& r) {
       .order = ListOrder::kNatural,
       .pack_gqa = pack_gqa,
       .backend = r.backend,
+      .sycl_kernel = r.sycl_kernel,
       .workers = r.workers.value_or(shape.workers),
       .block_m = shape.block_m,
       .block_n = shape.block_n,

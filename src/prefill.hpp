@@ -15,7 +15,7 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
-inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13;
+inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13, kDeviceOneApi = 14;
 
 /// An array as the caller gave it. Strides in elements.
 struct ArrayRef {
@@ -35,8 +35,11 @@ struct PrefillArgs {
   float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
   double softmax_scale;
   uint64_t stream = 0;             ///< CUDA: handle of the stream; 0: the default stream
-  int32_t* work_groups = nullptr;  ///< CUDA, for tests: PrefillParams::work_groups
+  int32_t* work_groups = nullptr;  ///< for tests: PrefillParams::work_groups; not on the CPU
 };
+
+/// Throws std::invalid_argument for arrays that do not fit the plan or one another.
+void check_args(const Plan& plan, const PrefillArgs& args);
 
 /// Checks everything, then computes. Throws std::invalid_argument before anything is written.
 void run_plan(const Plan& plan, const PrefillArgs& args);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from exactile import _sycl
 from exactile._arrays import Array, check_input, dtype_name
 from exactile._device import backend_of
 from exactile.plan import plan
@@ -28,6 +29,7 @@ def varlen_prefill(
     backend: str | None = None,
     workers: int | None = None,
     stream: Any = None,
+    dtype: str | None = None,
 ) -> Any:
     """Attention over a batch of sequences packed back to back, each attending to itself.
 
@@ -86,6 +88,9 @@ def varlen_prefill(
                 f"varlen_prefill: expected {name} of rank 3 (tokens, heads, head_dim), got shape "
                 f"{tuple(x.shape)}"
             )
+    backend = backend or backend_of(q)
+    if backend == "sycl" and backend_of(q) == "sycl":
+        stream = _sycl.queue_of(q, stream)
     planned = plan(
         cu_seqlens_q,
         cu_seqlens_k,
@@ -93,13 +98,13 @@ def varlen_prefill(
         num_heads_kv=k.shape[1],
         head_dim=q.shape[2],
         head_dim_v=v.shape[2],
-        dtype=dtype_name(q),
+        dtype=dtype or dtype_name(q),
         causal=causal,
         window=window,
         scheduler=scheduler,
         order=order,
         pack_gqa=pack_gqa,
-        backend=backend or backend_of(q),
+        backend=backend,
         workers=workers,
         total_q=q.shape[0],
         total_k=k.shape[0],

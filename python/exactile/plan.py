@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exactile import _core
+from exactile import _core, _sycl
 from exactile._arrays import (
     Array,
     as_int32,
@@ -99,6 +99,7 @@ class Plan:
     def __init__(self, core: _core.Plan, lengths: DeviceLengths | None = None) -> None:
         self._core = core
         self._device_lengths = lengths  # keeps the arrays alive
+        self._sycl_memory = _sycl.PlanMemory()
         for name in Plan.__annotations__:
             setattr(self, name, getattr(core, name))
 
@@ -228,6 +229,10 @@ class Plan:
             return run_torch(self._core, q, k, v, out, return_lse, softmax_scale, stream)
         for x, name in ((q, "q"), (k, "k"), (v, "v")):
             check_input(x, name)
+        if self.backend == "sycl":
+            return _sycl.run(
+                self._core, self._sycl_memory, q, k, v, out, return_lse, softmax_scale, stream
+            )
         if self.backend == "cuda" and backend_of(q) == "cuda":
             return run_foreign(self._core, q, k, v, out, return_lse, softmax_scale, stream)
         total_q = self._core.total_q
@@ -339,8 +344,15 @@ def plan(
         raise ValueError(f"plan: scheduler: expected one of {expected}, got {scheduler!r}")
     elif scheduler != "auto":
         name = scheduler
+    head_dim_v = head_dim if head_dim_v is None else head_dim_v
+    dtype = dtype if isinstance(dtype, str) else _dtype_argument(dtype)
+    sycl_kernel = _core.SYCL_KERNELS[0]
     if workers is None and backend == "cpu":
         workers = get_num_threads()
+    if backend == "sycl":
+        queue = None if stream is None else _sycl.queue_of(None, stream)
+        sycl_kernel, at_a_time = _sycl.planning_target(queue, dtype, head_dim, head_dim_v)
+        workers = at_a_time if workers is None else workers
     return Plan(
         _core.plan(
             cu_q,
@@ -348,8 +360,8 @@ def plan(
             num_heads_q=num_heads_q,
             num_heads_kv=num_heads_kv,
             head_dim=head_dim,
-            head_dim_v=head_dim if head_dim_v is None else head_dim_v,
-            dtype=dtype if isinstance(dtype, str) else _dtype_argument(dtype),
+            head_dim_v=head_dim_v,
+            dtype=dtype,
             window=(left, right),
             scheduler=name,
             order=order,
@@ -358,6 +370,7 @@ def plan(
             workers=workers,
             user_scheduler=(own.name, own.source, own.like) if own else None,
             device_lengths=lengths.core if lengths else None,
+            sycl_kernel=sycl_kernel,
         ),
         lengths,
     )

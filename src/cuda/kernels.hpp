@@ -25,14 +25,6 @@ struct Shape {
   int32_t chunk;  ///< columns of a TMA box and of its swizzle; 0 in rooms without TMA
 };
 
-/// A user's own TileScheduler, compiled with the kernel. Its Params and the number of its
-/// work-groups are those of the shipped policy `like`.
-struct UserScheduler {
-  std::string name;
-  std::string source;
-  SchedulerKind like;
-};
-
 struct KernelSpec {
   Room room;
   Dtype dtype;

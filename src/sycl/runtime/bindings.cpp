@@ -75,8 +75,8 @@ nb::dict device_info(uintptr_t queue) {
   found["fp16"] = device.has(aspect::fp16);
   found["xmx"] = device.has(aspect::ext_intel_matrix);
   found["usm"] = device.has(aspect::usm_device_allocations);
-  found["compiles"] = device.ext_oneapi_can_build(
-      ::sycl::ext::oneapi::experimental::source_language::sycl);
+  found["compiles"] =
+      device.ext_oneapi_can_build(::sycl::ext::oneapi::experimental::source_language::sycl);
   found["sub_group_sizes"] = device.get_info<info::sub_group_sizes>();
   found["max_work_group_size"] = device.get_info<info::max_work_group_size>();
   found["compute_units"] = device.get_info<info::max_compute_units>();

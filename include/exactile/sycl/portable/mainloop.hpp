@@ -7,7 +7,7 @@
 //   k  (D, N)       local, a block of keys turned around: neighbouring lanes read neighbours
 //   v               read where it lies
 //   s  (R, N / L)   registers: scores
-//   p  (M, N)       local: probabilities; a sub-group reads its own rows only
+//   p  (M, N)       local, float: probabilities; a sub-group reads its own rows only
 //   o  (R, Dv / L)  registers, not yet divided by the row sum
 // Key blocks start at multiples of kBlockN from the sequence's first key whatever the tile, so a
 // row's result does not depend on the tile that it is in.
@@ -22,8 +22,8 @@ namespace exactile::sycl::portable {
 /// Work-group local memory of one tile.
 template <class Traits>
 struct LocalTiles {
-  float q[Traits::kBlockM][Traits::kHeadDim];
-  float k[Traits::kHeadDim][Traits::kBlockN];
+  typename Traits::Element q[Traits::kBlockM][Traits::kHeadDim];
+  typename Traits::Element k[Traits::kHeadDim][Traits::kBlockN];
   float p[Traits::kBlockM][Traits::kBlockN];
 };
 
@@ -95,7 +95,7 @@ class Mainloop {
       const Element* const from = q + (exists ? tile_.offset(params_.q, row) : 0);
 #pragma unroll
       for (int d = place_.lane; d < Traits::kHeadDim; d += kLanes) {
-        local_.q[row][d] = exists ? to_float(from[d]) : 0.0f;
+        local_.q[row][d] = exists ? from[d] : Element{};
       }
     }
   }
@@ -109,7 +109,7 @@ class Mainloop {
       const Element* const from = k + (exists ? (n0 + n) * params_.k.token_stride : 0);
 #pragma unroll
       for (int d = place_.lane; d < Traits::kHeadDim; d += kLanes) {
-        local_.k[d][n] = exists ? to_float(from[d]) : 0.0f;
+        local_.k[d][n] = exists ? from[d] : Element{};
       }
     }
   }
@@ -123,10 +123,10 @@ class Mainloop {
     for (int d = 0; d < Traits::kHeadDim; ++d) {
       float k[kKeys];
 #pragma unroll
-      for (int j = 0; j < kKeys; ++j) k[j] = local_.k[d][j * kLanes + place_.lane];
+      for (int j = 0; j < kKeys; ++j) k[j] = to_float(local_.k[d][j * kLanes + place_.lane]);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const float q = local_.q[place_.row0 + r][d];
+        const float q = to_float(local_.q[place_.row0 + r][d]);
 #pragma unroll
         for (int j = 0; j < kKeys; ++j) s[r][j] += q * k[j];
       }

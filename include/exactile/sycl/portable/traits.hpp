@@ -15,19 +15,17 @@ struct Traits {
 
   static constexpr int kSubGroup = 16;     // work-items
   static constexpr int kSubGroupRows = 8;  // rows that a sub-group computes
-  static constexpr int kBlockM = kHeadDim > 128 ? 32 : 64;
+  /// As many rows as local memory has room for.
+  static constexpr int kRowBytes = kHeadDim * static_cast<int>(sizeof(Element));
+  static constexpr int kBlockM = kRowBytes <= 256 ? 128 : kRowBytes <= 512 ? 64 : 32;
   static constexpr int kBlockN = 32;
   static constexpr int kThreads = kBlockM / kSubGroupRows * kSubGroup;
   static_assert(kHeadDim % kSubGroup == 0 && kHeadDimV % kSubGroup == 0);
   static_assert(kBlockN % kSubGroup == 0);
 
-  static constexpr int kFloatsQ = kBlockM * kHeadDim;
-  static constexpr int kFloatsK = kHeadDim * kBlockN;
-  static constexpr int kFloatsP = kBlockM * kBlockN;
-  /// Work-group local memory, all in float.
-  static constexpr int kLocalBytes = (kFloatsQ + kFloatsK + kFloatsP) * 4;
-  static_assert(kLocalBytes <= 63 * 1024,
-                "Intel GPUs give a work-group 64 KB; 1 is the scheduler's");
+  /// Work-group local memory: the queries, a block of keys, probabilities in float.
+  static constexpr int kLocalBytes = (kBlockM + kBlockN) * kRowBytes + kBlockM * kBlockN * 4;
+  static_assert(kLocalBytes <= 63 * 1024, "64 KB on many GPUs, of which the scheduler needs some");
 };
 
 }  // namespace exactile::sycl::portable

@@ -1,0 +1,131 @@
+// src/sycl/bindings.cpp - bytes out for a launch; programs and SPIR-V out and in.
+#include "bindings.hpp"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include "../arrays.hpp"
+#include "../jit/cache.hpp"
+#include "kernels.hpp"
+#include "launch.hpp"
+
+namespace nb = nanobind;
+
+namespace exactile::sycl {
+namespace {
+
+using Input = nb::ndarray<nb::ro>;
+using Lse = nb::ndarray<float, nb::ndim<2>, nb::c_contig>;
+
+nb::bytes to_bytes(const std::string& text) { return nb::bytes(text.data(), text.size()); }
+
+SyclKernel kernel_named(const std::string& name) {
+  return from_name<SyclKernel>(name, kSyclKernelNames, "EXACTILE_SYCL_KERNEL");
+}
+
+Dtype dtype_named(const std::string& name) {
+  return from_name<Dtype>(name, kDtypeNames, "plan: dtype");
+}
+
+/// Checks, then (argument 0 of the kernel, addresses of the arrays that have elements).
+nb::tuple params_of(const Plan& plan, const Input& q, const Input& k, const Input& v,
+                    nb::ndarray<> out, const std::optional<Lse>& lse, double softmax_scale,
+                    uint64_t work_groups) {
+  const PrefillArgs args{
+      .q = array_ref(q, plan.dtype, "q"),
+      .k = array_ref(k, plan.dtype, "k"),
+      .v = array_ref(v, plan.dtype, "v"),
+      .out = array_ref(out, plan.dtype, "out"),
+      .lse = lse ? lse->data() : nullptr,
+      .softmax_scale = softmax_scale,
+      .work_groups = reinterpret_cast<int32_t*>(work_groups),
+  };
+  check_args(plan, args);
+  nb::dict addresses;
+  const std::pair<const char*, const ArrayRef&> arrays[] = {
+      {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
+  for (const auto& [name, array] : arrays) {
+    if (array.data) addresses[name] = reinterpret_cast<uint64_t>(array.data);
+  }
+  return nb::make_tuple(to_bytes(params(plan, args)), addresses);
+}
+
+/// Work-items, local memory and program of a plan's kernel.
+nb::tuple kernel_of(const Plan& plan, bool count) {
+  const Shape shape = shape_of(plan.sycl_kernel, plan.dtype, plan.head_dim, plan.head_dim_v);
+  const jit::Program program = make_program({.kernel = plan.sycl_kernel,
+                                             .dtype = plan.dtype,
+                                             .head_dim = plan.head_dim,
+                                             .head_dim_v = plan.head_dim_v,
+                                             .scheduler = plan.scheduler,
+                                             .user = plan.user_scheduler.get(),
+                                             .count = count});
+  return nb::make_tuple(shape.threads, shape.local_bytes, program.source, program.name_expression);
+}
+
+/// (block_m, block_n, threads, local_bytes), or None where the kernel has no such row.
+nb::object shape(const std::string& kernel, const std::string& dtype, int64_t head_dim,
+                 int64_t head_dim_v) {
+  const SyclKernel which = kernel_named(kernel);
+  if (!has_row(which, dtype_named(dtype), head_dim, head_dim_v)) return nb::none();
+  const Shape found = shape_of(which, dtype_named(dtype), head_dim, head_dim_v);
+  return nb::make_tuple(found.block_m, found.block_n, found.threads, found.local_bytes);
+}
+
+jit::Program program(const std::string& source, const std::string& name_expression) {
+  return {.source = source,
+          .name_expression = name_expression,
+          .architecture = "",
+          .language = jit::Language::kSycl};
+}
+
+nb::tuple to_tuple(const jit::Found& found, const jit::Program& of) {
+  return nb::make_tuple(name_of(found.origin, jit::kOriginNames), jit::cache_key(of),
+                        found.binary->lowered_name, to_bytes(found.binary->image));
+}
+
+/// (origin, cache key, name, SPIR-V), or None: then it has to be compiled.
+nb::object look_up(const std::string& source, const std::string& name_expression,
+                   const std::string& wheel) {
+  const jit::Program wanted = program(source, name_expression);
+  const auto found = jit::look_up(wanted, wheel);
+  return found ? nb::object(to_tuple(*found, wanted)) : nb::none();
+}
+
+/// Keeps what was compiled; returns as `look_up`.
+nb::tuple keep(const std::string& source, const std::string& name_expression,
+               const std::string& wheel, const std::string& name, const nb::bytes& image) {
+  const jit::Program compiled = program(source, name_expression);
+  return to_tuple(
+      jit::keep(compiled, wheel,
+                {.image = std::string(image.c_str(), image.size()), .lowered_name = name}),
+      compiled);
+}
+
+}  // namespace
+
+void bind(nb::module_& m) {
+  using namespace nb::literals;
+  m.def("sycl_params", &params_of, "plan"_a, "q"_a.noconvert(), "k"_a.noconvert(),
+        "v"_a.noconvert(), "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a,
+        "work_groups"_a = 0);
+  m.def("sycl_lists", [](const Plan& plan) { return to_bytes(lists(plan)); }, "plan"_a);
+  m.def(
+      "sycl_schedule",
+      [](const Plan& plan, uint64_t lists, uint64_t counter) {
+        return to_bytes(schedule(plan, lists, counter));
+      },
+      "plan"_a, "lists"_a, "counter"_a);
+  m.def("sycl_kernel", &kernel_of, "plan"_a, "count"_a = false);
+  m.def("sycl_shape", &shape, "kernel"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a);
+  m.def("sycl_look_up", &look_up, "source"_a, "name_expression"_a, "wheel"_a);
+  m.def("sycl_keep", &keep, "source"_a, "name_expression"_a, "wheel"_a, "name"_a, "image"_a);
+  nb::list flags, kernels;
+  for (const char* flag : jit::kSyclFlags) flags.append(flag);
+  for (const char* name : kSyclKernelNames) kernels.append(name);
+  m.attr("SYCL_FLAGS") = nb::tuple(flags);
+  m.attr("SYCL_KERNELS") = nb::tuple(kernels);
+}
+
+}  // namespace exactile::sycl

@@ -1,0 +1,144 @@
+// src/sycl/kernels.cpp - a row of support.def without portable Traits does not compile.
+#include "kernels.hpp"
+
+#include <exactile/support.def>
+#include <exactile/sycl/portable/traits.hpp>
+#include <optional>
+#include <stdexcept>
+
+namespace exactile::sycl {
+namespace {
+
+/// A row of support.def for this backend, with the shapes of its kernels.
+struct Row {
+  Dtype dtype;
+  int32_t head_dim;
+  int32_t head_dim_v;
+  std::optional<Shape> shapes[kNumSyclKernels];  // by SyclKernel
+};
+
+template <class Traits>
+constexpr Shape shape_of_traits() {
+  return {.block_m = Traits::kBlockM,
+          .block_n = Traits::kBlockN,
+          .row_step = Traits::kSubGroupRows,
+          .threads = Traits::kThreads,
+          .local_bytes = Traits::kLocalBytes};
+}
+
+template <Dtype kDtype>
+struct ElementOf {
+  using Type = float;
+};
+template <>
+struct ElementOf<Dtype::kFloat16> {
+  using Type = Fp16;
+};
+template <>
+struct ElementOf<Dtype::kBfloat16> {
+  using Type = Bf16;
+};
+
+template <Backend kBackend, Dtype kDtype, int kHeadDim, int kHeadDimV>
+void add_row(std::vector<Row>& rows) {
+  if constexpr (kBackend == Backend::kSycl) {
+    using Element = typename ElementOf<kDtype>::Type;
+    rows.push_back({.dtype = kDtype,
+                    .head_dim = kHeadDim,
+                    .head_dim_v = kHeadDimV,
+                    .shapes = {shape_of_traits<portable::Traits<Element, kHeadDim, kHeadDimV>>()}});
+  }
+}
+
+const std::vector<Row>& rows() {
+  static const std::vector<Row> all = [] {
+    std::vector<Row> rows;
+#define EXACTILE_ROW(backend, dtype, head_dim, head_dim_v) \
+  add_row<Backend::backend, Dtype::dtype, head_dim, head_dim_v>(rows);
+    EXACTILE_SUPPORT(EXACTILE_ROW)
+#undef EXACTILE_ROW
+    return rows;
+  }();
+  return all;
+}
+
+std::optional<Shape> find_shape(SyclKernel kernel, Dtype dtype, int64_t head_dim,
+                                int64_t head_dim_v) {
+  for (const Row& row : rows()) {
+    if (row.dtype == dtype && row.head_dim == head_dim && row.head_dim_v == head_dim_v) {
+      return row.shapes[static_cast<int>(kernel)];
+    }
+  }
+  return std::nullopt;
+}
+
+std::string traits_name(const KernelSpec& spec, const std::string& room) {
+  constexpr const char* kElements[] = {"float", "exactile::sycl::Fp16", "exactile::sycl::Bf16"};
+  return room + "Traits<" + kElements[static_cast<int>(spec.dtype)] + ", " +
+         std::to_string(spec.head_dim) + ", " + std::to_string(spec.head_dim_v) + ">";
+}
+
+}  // namespace
+
+bool has_row(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v) {
+  return find_shape(kernel, dtype, head_dim, head_dim_v).has_value();
+}
+
+Shape shape_of(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v) {
+  const auto shape = find_shape(kernel, dtype, head_dim, head_dim_v);
+  if (!shape) {
+    throw std::invalid_argument(std::string("exactile: sycl: the ") +
+                                name_of(kernel, kSyclKernelNames) + " kernel does not take " +
+                                name_of(dtype, kDtypeNames) + " with head dims (" +
+                                std::to_string(head_dim) + ", " + std::to_string(head_dim_v) + ")");
+  }
+  return *shape;
+}
+
+Shape planning_shape(const PlanRequest& request) {
+  return shape_of(request.sycl_kernel, request.dtype, request.head_dim, request.head_dim_v);
+}
+
+jit::Program make_program(const KernelSpec& spec) {
+  const std::string room_name = name_of(spec.kernel, kSyclKernelNames);
+  const std::string room = "exactile::sycl::" + room_name + "::";
+  std::string source =
+      "#include <exactile/scheduler/individual.hpp>\n"
+      "#include <exactile/scheduler/persistent.hpp>\n"
+      "#include <exactile/scheduler/valid_only.hpp>\n"
+      "#include <exactile/sycl/" +
+      room_name + "/kernel.hpp>\n";
+  std::string policy = std::string("exactile::") + name_of(spec.scheduler, kSchedulerNames);
+  if (spec.user) {
+    const UserScheduler& user = *spec.user;
+    policy = user.name;
+    source += "#line 1 \"" + user.name + "\"\n" + user.source + "\n";
+    source += "static_assert(exactile::TileScheduler<" + policy + ">);\n";
+    source += "static_assert(exactile::SameAs<" + policy +
+              "::Params, exactile::" + name_of(user.like, kSchedulerNames) + "::Params>);\n";
+  }
+  return {.source = std::move(source),
+          .name_expression = room + "prefill_kernel<" + traits_name(spec, room) + ", " + policy +
+                             ", " + (spec.count ? "true" : "false") + ">",
+          .architecture = "",
+          .language = jit::Language::kSycl};
+}
+
+std::vector<jit::Program> shipped_programs() {
+  std::vector<jit::Program> programs;
+  for (const Row& row : rows()) {
+    for (int kernel = 0; kernel < kNumSyclKernels; ++kernel) {
+      if (!row.shapes[kernel]) continue;
+      for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
+        programs.push_back(make_program({.kernel = static_cast<SyclKernel>(kernel),
+                                         .dtype = row.dtype,
+                                         .head_dim = row.head_dim,
+                                         .head_dim_v = row.head_dim_v,
+                                         .scheduler = static_cast<SchedulerKind>(scheduler)}));
+      }
+    }
+  }
+  return programs;
+}
+
+}  // namespace exactile::sycl
