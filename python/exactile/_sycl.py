@@ -68,7 +68,7 @@ def runtime() -> Runtime:
                 raise RuntimeError(
                     f"exactile: the SYCL runtime cannot be loaded ({error}): {_INSTALL}"
                 ) from error
-            _runtime = Runtime(sycl, dpctl, str(Path(sycl.__file__).parent / "spirv"))
+            _runtime = Runtime(sycl, dpctl, str(Path(str(sycl.__file__)).parent / "spirv"))
         return _runtime
 
 
@@ -161,9 +161,7 @@ def planning_target(
     return kernel, max(1, at_a_time)
 
 
-def _choose_kernel(
-    info: dict[str, Any] | None, dtype: str, head_dim: int, head_dim_v: int
-) -> str:
+def _choose_kernel(info: dict[str, Any] | None, dtype: str, head_dim: int, head_dim_v: int) -> str:
     """Name of the kernel for a device; EXACTILE_SYCL_KERNEL forces one."""
     forced = os.environ.get("EXACTILE_SYCL_KERNEL")
     return forced or "portable"
@@ -211,7 +209,7 @@ def find_spirv(queue: Any, source: str, name_expression: str) -> tuple[str, str,
     if found is None:
         name, image = compile_program(queue, source, name_expression)
         found = _core.sycl_keep(source, name_expression, wheel, name, image)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def compile_program(queue: Any, source: str, name_expression: str) -> tuple[str, bytes]:
@@ -352,7 +350,9 @@ class _Results:
 
     def __init__(self, q: Any, queue: Any) -> None:
         self._q, self._queue = q, queue
-        self._namespace = q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
+        self._namespace: Any = (
+            q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
+        )
         self._is_dpnp = hasattr(q, "sycl_queue") and hasattr(q, "usm_type")
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
@@ -393,9 +393,9 @@ def info() -> dict[str, Any]:
     try:
         loaded = runtime()
         found["runtime"] = f"dpctl {loaded.dpctl.__version__}"
-        found["devices"] = [
-            device_info(loaded.dpctl.SyclQueue(device)) for device in loaded.dpctl.get_devices()
-        ]
+        for device in loaded.dpctl.get_devices():
+            about = device_info(loaded.dpctl.SyclQueue(device))
+            found["devices"].append(about | {"kernel": _choose_kernel(about, "bfloat16", 128, 128)})
         found["kernels"] = len(list(Path(loaded.wheel).glob("*.spv")))
         default_queue()
         found["available"] = True

@@ -2,8 +2,10 @@
 #include "bindings.hpp"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 
 #include "../arrays.hpp"
 #include "../jit/cache.hpp"
@@ -29,9 +31,9 @@ Dtype dtype_named(const std::string& name) {
 }
 
 /// Checks, then (argument 0 of the kernel, addresses of the arrays that have elements).
-nb::tuple params_of(const Plan& plan, const Input& q, const Input& k, const Input& v,
-                    nb::ndarray<> out, const std::optional<Lse>& lse, double softmax_scale,
-                    uint64_t work_groups) {
+std::tuple<nb::bytes, std::map<std::string, uint64_t>> params_of(
+    const Plan& plan, const Input& q, const Input& k, const Input& v, nb::ndarray<> out,
+    const std::optional<Lse>& lse, double softmax_scale, uint64_t work_groups) {
   const PrefillArgs args{
       .q = array_ref(q, plan.dtype, "q"),
       .k = array_ref(k, plan.dtype, "k"),
@@ -42,17 +44,17 @@ nb::tuple params_of(const Plan& plan, const Input& q, const Input& k, const Inpu
       .work_groups = reinterpret_cast<int32_t*>(work_groups),
   };
   check_args(plan, args);
-  nb::dict addresses;
+  std::map<std::string, uint64_t> addresses;
   const std::pair<const char*, const ArrayRef&> arrays[] = {
       {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
   for (const auto& [name, array] : arrays) {
     if (array.data) addresses[name] = reinterpret_cast<uint64_t>(array.data);
   }
-  return nb::make_tuple(to_bytes(params(plan, args)), addresses);
+  return {to_bytes(params(plan, args)), addresses};
 }
 
 /// Work-items, local memory and program of a plan's kernel.
-nb::tuple kernel_of(const Plan& plan, bool count) {
+std::tuple<int, int, std::string, std::string> kernel_of(const Plan& plan, bool count) {
   const Shape shape = shape_of(plan.sycl_kernel, plan.dtype, plan.head_dim, plan.head_dim_v);
   const jit::Program program = make_program({.kernel = plan.sycl_kernel,
                                              .dtype = plan.dtype,
@@ -61,16 +63,17 @@ nb::tuple kernel_of(const Plan& plan, bool count) {
                                              .scheduler = plan.scheduler,
                                              .user = plan.user_scheduler.get(),
                                              .count = count});
-  return nb::make_tuple(shape.threads, shape.local_bytes, program.source, program.name_expression);
+  return {shape.threads, shape.local_bytes, program.source, program.name_expression};
 }
 
 /// (block_m, block_n, threads, local_bytes), or None where the kernel has no such row.
-nb::object shape(const std::string& kernel, const std::string& dtype, int64_t head_dim,
-                 int64_t head_dim_v) {
+std::optional<std::tuple<int, int, int, int>> shape(const std::string& kernel,
+                                                    const std::string& dtype, int64_t head_dim,
+                                                    int64_t head_dim_v) {
   const SyclKernel which = kernel_named(kernel);
-  if (!has_row(which, dtype_named(dtype), head_dim, head_dim_v)) return nb::none();
+  if (!has_row(which, dtype_named(dtype), head_dim, head_dim_v)) return std::nullopt;
   const Shape found = shape_of(which, dtype_named(dtype), head_dim, head_dim_v);
-  return nb::make_tuple(found.block_m, found.block_n, found.threads, found.local_bytes);
+  return std::tuple(found.block_m, found.block_n, found.threads, found.local_bytes);
 }
 
 jit::Program program(const std::string& source, const std::string& name_expression) {
@@ -80,22 +83,26 @@ jit::Program program(const std::string& source, const std::string& name_expressi
           .language = jit::Language::kSycl};
 }
 
-nb::tuple to_tuple(const jit::Found& found, const jit::Program& of) {
-  return nb::make_tuple(name_of(found.origin, jit::kOriginNames), jit::cache_key(of),
-                        found.binary->lowered_name, to_bytes(found.binary->image));
+/// (origin, cache key, name, SPIR-V).
+using FoundFields = std::tuple<std::string, std::string, std::string, nb::bytes>;
+
+FoundFields to_tuple(const jit::Found& found, const jit::Program& of) {
+  return {name_of(found.origin, jit::kOriginNames), jit::cache_key(of), found.binary->lowered_name,
+          to_bytes(found.binary->image)};
 }
 
-/// (origin, cache key, name, SPIR-V), or None: then it has to be compiled.
-nb::object look_up(const std::string& source, const std::string& name_expression,
-                   const std::string& wheel) {
+/// None: it has to be compiled.
+std::optional<FoundFields> look_up(const std::string& source, const std::string& name_expression,
+                                   const std::string& wheel) {
   const jit::Program wanted = program(source, name_expression);
   const auto found = jit::look_up(wanted, wheel);
-  return found ? nb::object(to_tuple(*found, wanted)) : nb::none();
+  if (!found) return std::nullopt;
+  return to_tuple(*found, wanted);
 }
 
-/// Keeps what was compiled; returns as `look_up`.
-nb::tuple keep(const std::string& source, const std::string& name_expression,
-               const std::string& wheel, const std::string& name, const nb::bytes& image) {
+/// Keeps what was compiled.
+FoundFields keep(const std::string& source, const std::string& name_expression,
+                 const std::string& wheel, const std::string& name, const nb::bytes& image) {
   const jit::Program compiled = program(source, name_expression);
   return to_tuple(
       jit::keep(compiled, wheel,

@@ -1,8 +1,8 @@
-"""Build step: the extras ``sycl`` and ``sycl-cpu`` of exactile (pyproject.toml, dynamic-metadata).
+"""Build step: the extras ``sycl`` and ``sycl-cpu`` of exactile, for pyproject.toml.
 
-They require the distribution in `runtime`, by its place in this source tree. So the headers of SYCL,
-in a wheel of 170 MB, come into the build of that distribution alone, and only where an extra asks
-for it: an isolated build of exactile itself cannot know which extras were asked for.
+They require the distribution in `runtime`, by its place in this source tree. So SYCL's headers, in
+a wheel of 170 MB, come into the build of that distribution alone, and only where an extra asks for
+it: an isolated build of exactile itself cannot know which extras were asked for.
 """
 
 from __future__ import annotations
