@@ -11,6 +11,7 @@ import exactile
 from conftest import DTYPES, assert_same_bits, make_batch
 from exactile import _core, _sycl
 from sycl_device import ROWS, compile_ahead, dpnp, get, needs_device, on_device, put, run
+from test_plan import ZIPF
 
 pytestmark = needs_device
 
@@ -118,19 +119,14 @@ def test_no_keys():
 
 def test_golden_counts():
     """Work-groups of the Zipf batch, counted by the kernel; a window of one key keeps it short."""
-    lengths = [
-        *(8096, 4048, 32, 672),
-        *(80, 32, 96, 64, 32, 32, 192, 32, 160, 32, 224, 32),
-    ]
-    assert sum(lengths) == 13856
     queue = dpnp.ones(1).sycl_queue
-    total, shape = sum(lengths), {"dtype": "uint16", "sycl_queue": queue}
+    total, shape = sum(ZIPF), {"dtype": "uint16", "sycl_queue": queue}
     q = dpnp.zeros((total, 32, 128), **shape)
     k, v = (dpnp.zeros((total, 8, 128), **shape) for _ in range(2))
     launched = {"Individual": 32768, "ValidOnlyIndividual": 3808, "ValidOnlyPersistent": 2}
     for scheduler in exactile.SCHEDULERS:
         plan = exactile.plan(
-            seqlens_q=lengths,
+            seqlens_q=ZIPF,
             num_heads_q=32,
             num_heads_kv=8,
             head_dim=128,
@@ -193,7 +189,7 @@ def test_poison_stays_in_its_sequence(dtype, poison, scheduler):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strides_and_what_lies_around(dtype):
-    """Slices of larger arrays; nothing outside of out is written, nothing outside of q, k, v read."""
+    """Slices of larger arrays: nothing outside of out is written, nothing else read."""
     batch = make_batch([33, 65], dtype=dtype, causal=True)
     want = run(batch)
     device = on_device(batch)

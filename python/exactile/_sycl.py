@@ -354,6 +354,8 @@ class _Results:
             q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
         )
         self._is_dpnp = hasattr(q, "sycl_queue") and hasattr(q, "usm_type")
+        if self._is_dpnp:  # a usm_ndarray of a dpnp array names dpnp, its own is dpnp.tensor
+            self._namespace = sys.modules[type(q).__module__.rpartition(".")[0]]
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """An uninitialised array in USM."""
