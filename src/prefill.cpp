@@ -67,6 +67,7 @@ void check_device(Backend backend, const Device& device) {
 void check_args(const Plan& plan, const PrefillArgs& args) {
   const int64_t heads_q = plan.num_heads_q, heads_kv = plan.num_heads_kv;
   const Device device = args.q.device;
+  check_device(plan.backend, device);
   check_array(args.q, "q", {plan.total_q(), heads_q, plan.head_dim}, plan, device);
   check_array(args.k, "k", {plan.total_k(), heads_kv, plan.head_dim}, plan, device);
   check_array(args.v, "v", {plan.total_k(), heads_kv, plan.head_dim_v}, plan, device);
@@ -74,7 +75,6 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
   if (!std::isfinite(args.softmax_scale) || args.softmax_scale <= 0) {
     fail("expected a finite softmax_scale > 0, got " + std::to_string(args.softmax_scale));
   }
-  check_device(plan.backend, device);
 }
 
 void run_plan(const Plan& plan, const PrefillArgs& args) {

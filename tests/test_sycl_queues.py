@@ -48,6 +48,16 @@ def test_on_another_queue_of_the_context(batch, queue):
     batch.check(get(out, batch.q.dtype), dpnp.asnumpy(lse))
 
 
+def test_a_context_that_is_not_the_default_one(batch):
+    import dpctl
+
+    device = dpctl.SyclQueue().sycl_device
+    queue = dpctl.SyclQueue(dpctl.SyclContext([device]), device)
+    out, lse = on_device(batch, queue).run()
+    assert out.sycl_queue == queue
+    batch.check(get(out, batch.q.dtype), dpnp.asnumpy(lse))
+
+
 def test_usm_arrays_without_dpnp_around_them(batch):
     device = on_device(batch)
     arrays = [x.get_array() for x in (device.q, device.k, device.v)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exactile import _core
+from exactile._device import backend_of
 
 _ONEAPI = 14  # DLPack
 _DLPACK_CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
@@ -296,8 +297,8 @@ def run(
     `work_groups` is the address of two int32 in USM, for tests: counts of work-groups launched and
     of tiles with work are added to them by another instantiation of the kernel.
     """
-    if not _is_usm(q):  # says so, whatever is installed
-        _core.sycl_params(core, q, k, v, q, None, scale)
+    if backend_of(q) != "sycl":  # says so, whatever is installed
+        _core.sycl_params(core, q, k, v, q if out is None else out, 0, scale)
     sycl = runtime().sycl
     queue = queue_of(q, stream)
     address = queue.addressof_ref()
@@ -306,8 +307,9 @@ def run(
     if out is None:
         result = results.empty((core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
     lse = results.empty((core.num_heads_q, core.total_q), "float32") if return_lse else None
-    params, addresses = _core.sycl_params(core, q, k, v, result, lse, scale, work_groups)
-    for name, pointer in addresses.items():
+    lse_address = 0 if lse is None else results.address(lse)
+    params, addresses = _core.sycl_params(core, q, k, v, result, lse_address, scale, work_groups)
+    for name, pointer in addresses:
         if not sycl.is_reachable(address, pointer):
             raise ValueError(
                 f"varlen_prefill: expected {name} in memory of the queue's context, got an array "
@@ -332,13 +334,6 @@ def run(
     if out is None:
         result = results.give_back(result)
     return (result, results.give_back(lse)) if return_lse else result
-
-
-def _is_usm(x: Any) -> bool:
-    try:
-        return int(x.__dlpack_device__()[0]) == _ONEAPI
-    except Exception:  # a device that DLPack does not know
-        return False
 
 
 class _Results:
@@ -371,6 +366,12 @@ class _Results:
             code = 1  # uint16 storage, as q
         ordinal = int(self._q.__dlpack_device__()[1])
         return runtime().sycl.empty(self._queue.addressof_ref(), shape, code, bits, ordinal)
+
+    def address(self, result: Any) -> int:
+        """Where the elements of what `empty` gave begin."""
+        if self._is_dpnp:
+            return int(result.__sycl_usm_array_interface__["data"][0])
+        return int(runtime().sycl.address(result))
 
     def give_back(self, result: Any) -> Any:
         """`result` as an array of the library of q."""

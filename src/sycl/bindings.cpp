@@ -1,14 +1,14 @@
 // src/sycl/bindings.cpp - bytes out for a launch; programs and SPIR-V out and in.
 #include "bindings.hpp"
 
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
-#include "../arrays.hpp"
 #include "../jit/cache.hpp"
+#include "arrays.hpp"
 #include "kernels.hpp"
 #include "launch.hpp"
 
@@ -16,9 +16,6 @@ namespace nb = nanobind;
 
 namespace exactile::sycl {
 namespace {
-
-using Input = nb::ndarray<nb::ro>;
-using Lse = nb::ndarray<float, nb::ndim<2>, nb::c_contig>;
 
 nb::bytes to_bytes(const std::string& text) { return nb::bytes(text.data(), text.size()); }
 
@@ -30,25 +27,29 @@ Dtype dtype_named(const std::string& name) {
   return from_name<Dtype>(name, kDtypeNames, "plan: dtype");
 }
 
-/// Checks, then (argument 0 of the kernel, addresses of the arrays that have elements).
-std::tuple<nb::bytes, std::map<std::string, uint64_t>> params_of(
-    const Plan& plan, const Input& q, const Input& k, const Input& v, nb::ndarray<> out,
-    const std::optional<Lse>& lse, double softmax_scale, uint64_t work_groups) {
+using Addresses = std::vector<std::pair<std::string, uint64_t>>;
+
+/// Checks, then (argument 0 of the kernel, addresses of the arrays that have elements). `lse`,
+/// `work_groups`: addresses, or 0.
+std::tuple<nb::bytes, Addresses> params_of(const Plan& plan, nb::handle q, nb::handle k,
+                                           nb::handle v, nb::handle out, uint64_t lse,
+                                           double softmax_scale, uint64_t work_groups) {
   const PrefillArgs args{
-      .q = array_ref(q, plan.dtype, "q"),
-      .k = array_ref(k, plan.dtype, "k"),
-      .v = array_ref(v, plan.dtype, "v"),
-      .out = array_ref(out, plan.dtype, "out"),
-      .lse = lse ? lse->data() : nullptr,
+      .q = usm_array_ref(q, plan.dtype, "q", /*writable=*/false),
+      .k = usm_array_ref(k, plan.dtype, "k", /*writable=*/false),
+      .v = usm_array_ref(v, plan.dtype, "v", /*writable=*/false),
+      .out = usm_array_ref(out, plan.dtype, "out", /*writable=*/true),
+      .lse = reinterpret_cast<float*>(lse),
       .softmax_scale = softmax_scale,
       .work_groups = reinterpret_cast<int32_t*>(work_groups),
   };
   check_args(plan, args);
-  std::map<std::string, uint64_t> addresses;
+  Addresses addresses;
   const std::pair<const char*, const ArrayRef&> arrays[] = {
       {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
   for (const auto& [name, array] : arrays) {
-    if (array.data) addresses[name] = reinterpret_cast<uint64_t>(array.data);
+    if (array.shape[0] == 0) continue;
+    addresses.emplace_back(name, reinterpret_cast<uint64_t>(array.data));
   }
   return {to_bytes(params(plan, args)), addresses};
 }
@@ -114,9 +115,8 @@ FoundFields keep(const std::string& source, const std::string& name_expression,
 
 void bind(nb::module_& m) {
   using namespace nb::literals;
-  m.def("sycl_params", &params_of, "plan"_a, "q"_a.noconvert(), "k"_a.noconvert(),
-        "v"_a.noconvert(), "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a,
-        "work_groups"_a = 0);
+  m.def("sycl_params", &params_of, "plan"_a, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a,
+        "softmax_scale"_a, "work_groups"_a = 0);
   m.def("sycl_lists", [](const Plan& plan) { return to_bytes(lists(plan)); }, "plan"_a);
   m.def(
       "sycl_schedule",

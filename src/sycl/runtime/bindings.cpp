@@ -144,5 +144,8 @@ NB_MODULE(_sycl, m) {
         "work_groups"_a, "threads"_a, "keep"_a);
   m.def("device_info", &device_info, "queue"_a);
   m.def("is_reachable", &is_reachable, "queue"_a, "address"_a);
+  m.def(
+      "address", [](const nb::ndarray<>& x) { return reinterpret_cast<uintptr_t>(x.data()); },
+      "x"_a);
   m.def("empty", &empty, "queue"_a, "shape"_a, "code"_a, "bits"_a, "device_id"_a);
 }
