@@ -164,8 +164,12 @@ def planning_target(
 
 def _choose_kernel(info: dict[str, Any] | None, dtype: str, head_dim: int, head_dim_v: int) -> str:
     """Name of the kernel for a device; EXACTILE_SYCL_KERNEL forces one."""
-    forced = os.environ.get("EXACTILE_SYCL_KERNEL")
-    return forced or "portable"
+    if forced := os.environ.get("EXACTILE_SYCL_KERNEL"):
+        return forced
+    own = f"xmx_{info['xmx']}" if info else ""
+    if own in _core.SYCL_KERNELS and _core.sycl_shape(own, dtype, head_dim, head_dim_v):
+        return own
+    return "portable"
 
 
 def _check_device(queue: Any, dtype: str, threads: int, local_bytes: int) -> None:

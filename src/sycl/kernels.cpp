@@ -3,6 +3,7 @@
 
 #include <exactile/support.def>
 #include <exactile/sycl/portable/traits.hpp>
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 
@@ -72,10 +73,23 @@ std::optional<Shape> find_shape(SyclKernel kernel, Dtype dtype, int64_t head_dim
   return std::nullopt;
 }
 
-std::string traits_name(const KernelSpec& spec, const std::string& room) {
+/// Where the templates of a kernel lie, and what one of its instances is told besides the row.
+struct Room {
+  const char* name;              ///< folder and namespace
+  const char* traits_arguments;  ///< after the head dims: ", Architecture"
+  const char* macros;            ///< before the headers
+};
+
+/// By SyclKernel. A kernel for some devices only is a line here, its name in kSyclKernelNames, its
+/// Traits in add_row(), and a device's choice of it in _choose_kernel() of _sycl.py.
+constexpr Room kRooms[] = {{.name = "portable", .traits_arguments = "", .macros = ""}};
+static_assert(std::size(kRooms) == kNumSyclKernels);
+
+std::string traits_name(const KernelSpec& spec, const Room& room) {
   constexpr const char* kElements[] = {"float", "exactile::sycl::Fp16", "exactile::sycl::Bf16"};
-  return room + "Traits<" + kElements[static_cast<int>(spec.dtype)] + ", " +
-         std::to_string(spec.head_dim) + ", " + std::to_string(spec.head_dim_v) + ">";
+  return std::string("exactile::sycl::") + room.name + "::Traits<" +
+         kElements[static_cast<int>(spec.dtype)] + ", " + std::to_string(spec.head_dim) + ", " +
+         std::to_string(spec.head_dim_v) + room.traits_arguments + ">";
 }
 
 }  // namespace
@@ -100,14 +114,13 @@ Shape planning_shape(const PlanRequest& request) {
 }
 
 jit::Program make_program(const KernelSpec& spec) {
-  const std::string room_name = name_of(spec.kernel, kSyclKernelNames);
-  const std::string room = "exactile::sycl::" + room_name + "::";
-  std::string source =
-      "#include <exactile/scheduler/individual.hpp>\n"
-      "#include <exactile/scheduler/persistent.hpp>\n"
-      "#include <exactile/scheduler/valid_only.hpp>\n"
-      "#include <exactile/sycl/" +
-      room_name + "/kernel.hpp>\n";
+  const Room& room = kRooms[static_cast<int>(spec.kernel)];
+  std::string source = std::string(room.macros) +
+                       "#include <exactile/scheduler/individual.hpp>\n"
+                       "#include <exactile/scheduler/persistent.hpp>\n"
+                       "#include <exactile/scheduler/valid_only.hpp>\n"
+                       "#include <exactile/sycl/" +
+                       room.name + "/kernel.hpp>\n";
   std::string policy = std::string("exactile::") + name_of(spec.scheduler, kSchedulerNames);
   if (spec.user) {
     const UserScheduler& user = *spec.user;
@@ -118,8 +131,9 @@ jit::Program make_program(const KernelSpec& spec) {
               "::Params, exactile::" + name_of(user.like, kSchedulerNames) + "::Params>);\n";
   }
   return {.source = std::move(source),
-          .name_expression = room + "prefill_kernel<" + traits_name(spec, room) + ", " + policy +
-                             ", " + (spec.count ? "true" : "false") + ">",
+          .name_expression = std::string("exactile::sycl::") + room.name + "::prefill_kernel<" +
+                             traits_name(spec, room) + ", " + policy + ", " +
+                             (spec.count ? "true" : "false") + ">",
           .architecture = "",
           .language = jit::Language::kSycl};
 }

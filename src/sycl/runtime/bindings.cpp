@@ -64,6 +64,25 @@ void launch_kernel(uintptr_t queue_address, const ::sycl::kernel& kernel, const 
   keep_until(queue, done, std::move(keep));
 }
 
+/// Generation of a GPU with matrix engines, as kernels are written for it; empty for another
+/// device.
+const char* generation_of(const ::sycl::device& device) {
+  namespace experimental = ::sycl::ext::oneapi::experimental;
+  using experimental::architecture;
+  if (!device.is_gpu()) return "";
+  switch (device.get_info<experimental::info::device::architecture>()) {
+    case architecture::intel_gpu_pvc:
+    case architecture::intel_gpu_pvc_vg:
+      return "xe_hpc";
+    case architecture::intel_gpu_bmg_g21:
+    case architecture::intel_gpu_bmg_g31:
+    case architecture::intel_gpu_lnl_m:
+      return "xe2";
+    default:
+      return "";
+  }
+}
+
 nb::dict device_info(uintptr_t queue) {
   namespace info = ::sycl::info::device;
   using ::sycl::aspect;
@@ -73,7 +92,8 @@ nb::dict device_info(uintptr_t queue) {
   found["driver"] = device.get_info<info::driver_version>();
   found["is_cpu"] = device.is_cpu();
   found["fp16"] = device.has(aspect::fp16);
-  found["xmx"] = device.has(aspect::ext_intel_matrix);
+  // The CPU device has the aspect too, for AMX.
+  found["xmx"] = device.has(aspect::ext_intel_matrix) ? generation_of(device) : "";
   found["usm"] = device.has(aspect::usm_device_allocations);
   found["compiles"] =
       device.ext_oneapi_can_build(::sycl::ext::oneapi::experimental::source_language::sycl);
