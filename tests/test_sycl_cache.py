@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from sycl_device import needs_device
+import exactile
+from sycl_device import ROWS, needs_device
 
 pytestmark = needs_device
 
@@ -33,6 +34,8 @@ sys.path.insert(0, sys.argv[1])
 from conftest import make_batch
 from sycl_device import run
 from exactile import _sycl
+if sys.argv[2] == "no wheel":
+    _sycl._runtime = _sycl.runtime()._replace(wheel="")
 origins, find = [], _sycl.find_spirv
 def found(*arguments):
     result = find(*arguments)
@@ -63,11 +66,20 @@ def find(folder, source=SOURCE):
 
 def test_saved_by_one_process_and_run_by_another(tmp_path):
     tests = os.path.dirname(__file__)
-    assert python(RUN, tests, folder=tmp_path) == "compiler\n"
+    assert python(RUN, tests, "no wheel", folder=tmp_path) == "compiler\n"
     (entry,) = tmp_path.iterdir()
     assert entry.suffix == ".spv"
     assert int.from_bytes(entry.read_bytes()[:4], "little") == 0x07230203  # SPIR-V's magic number
-    assert python(RUN, tests, folder=tmp_path) == "cache directory\n"
+    assert python(RUN, tests, "no wheel", folder=tmp_path) == "cache directory\n"
+
+
+def test_a_wheel_built_beside_a_device_has_the_kernels(tmp_path):
+    shipped = exactile.info()["backends"]["sycl"]["kernels"]
+    if not shipped:
+        pytest.skip("built without a SYCL device: kernels are compiled at run time")
+    assert shipped == len(ROWS) * len(exactile.SCHEDULERS)
+    assert python(RUN, os.path.dirname(__file__), "wheel", folder=tmp_path) == "wheel\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_compiled_once_then_found(tmp_path):
