@@ -36,8 +36,9 @@ def varlen_prefill(
     Parameters
     ----------
     q : array, shape (total_q, num_heads_q, head_dim)
-        float32 (CPU), float16 or bfloat16; numpy, torch, CuPy or DLPack, on the CPU or a GPU, the
-        last dimension contiguous. bfloat16 in numpy is ``ml_dtypes.bfloat16``.
+        float32 (CPU, SYCL), float16 or bfloat16; numpy, torch, CuPy, dpnp or DLPack, on the CPU, a
+        GPU or a SYCL device, the last dimension contiguous. bfloat16 in numpy is
+        ``ml_dtypes.bfloat16``.
     k : array, shape (total_k, num_heads_kv, head_dim)
     v : array, shape (total_k, num_heads_kv, head_dim_v)
     cu_seqlens_q : integers, shape (batch + 1,)
@@ -49,6 +50,8 @@ def varlen_prefill(
         As `exactile.plan`; the default backend is that of the arrays' device.
     softmax_scale, out, return_lse, stream
         As `exactile.Plan.run`.
+    dtype : str, optional
+        ``"bfloat16"`` where the arrays are its storage as uint16. Default: that of `q`.
 
     Returns
     -------

@@ -183,9 +183,9 @@ class Plan:
         Parameters
         ----------
         q : array, shape (total_q, num_heads_q, head_dim)
-            numpy, torch, CuPy or DLPack, of the plan's dtype, on the plan's backend. Strides are
-            free but for the last dimension, which is contiguous. bfloat16 in numpy is
-            ``ml_dtypes.bfloat16``, or uint16 storage.
+            numpy, torch, CuPy, dpnp or DLPack, of the plan's dtype, on the plan's backend. Strides
+            are free but for the last dimension, which is contiguous. bfloat16 in numpy is
+            ``ml_dtypes.bfloat16``, or uint16 storage; in dpnp uint16 storage.
         k : array, shape (total_k, num_heads_kv, head_dim)
         v : array, shape (total_k, num_heads_kv, head_dim_v)
         out : array, shape (total_q, num_heads_q, head_dim_v), optional
@@ -197,7 +197,8 @@ class Plan:
         stream : int or stream object, optional
             CUDA: where to enqueue; a handle, or an object with ``__cuda_stream__`` or
             ``cuda_stream``. Default: the current stream of torch or CuPy for their arrays, else the
-            default stream.
+            default stream. SYCL: a dpctl.SyclQueue, in order or not. Default: that of `q`, or an
+            in-order one of ours on its device.
 
         Returns
         -------
@@ -213,12 +214,14 @@ class Plan:
         TypeError
             An argument is no array that can be used.
         RuntimeError
-            CUDA: no driver, no kernel and no compiler for it, or a driver call that failed.
+            CUDA: no driver, no kernel and no compiler for it, or a driver call that failed. SYCL:
+            no runtime, no device, one that lacks what the kernel needs, or a failed compilation.
 
         Notes
         -----
         On CUDA the call returns when the work is enqueued. Arrays whose strides TMA cannot take go
-        to the sm80 kernels. A CUDA graph that captured a run needs the plan alive.
+        to the sm80 kernels. A CUDA graph that captured a run needs the plan alive. On SYCL it
+        returns then too, but for arrays known by DLPack alone, whose results it waits for.
 
         Deterministic: the same call gives the same bits, whatever the scheduler, the threads and
         the rest of the batch. The GIL is released.
@@ -292,7 +295,7 @@ def plan(
     window : tuple[int, int]
         Keys visible left and right of a row's position ``i + (len_k - len_q)``; -1: unbounded.
     scheduler : str or Scheduler
-        One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA).
+        One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA, SYCL).
     order : {"natural", "longest_first", "head_major"}, optional
         Of the tile list. Default: longest first.
     pack_gqa : bool, optional
@@ -302,13 +305,14 @@ def plan(
         One of `BACKENDS`. Default: ``"cpu"``.
     workers : int, optional
         Work-groups that run at a time. Default: `get_num_threads` for the CPU; what the current
-        GPU runs at a time, or 132 without one.
+        GPU or SYCL device runs at a time, or 132 and 128 without one.
     total_q, total_k : int, optional
         With cu_seqlens in GPU memory (int32): the tokens of the packed tensors. The list is then
         made on the GPU, on `stream`, without a wait on the host: launches and `num_records` are
         bounds, work is not counted. Captured in a CUDA graph it is made anew by every replay.
     stream : int or stream object, optional
-        For lengths on a GPU; as in `Plan.run`.
+        For lengths on a GPU; as in `Plan.run`. SYCL: whose device is planned for; default: the one
+        that SYCL prefers here.
 
     Returns
     -------
