@@ -67,6 +67,7 @@ class Mainloop {
       ::sycl::group_barrier(place_.group);  // the last block has been read
       load_keys(n0);
       ::sycl::group_barrier(place_.group);
+      if (place_.row0 >= tile_.rows()) continue;  // no row of this sub-group exists
       float s[kRows][kKeys];
       scores(s);
       if (n0 < all.begin || n0 + Traits::kBlockN > all.end) mask(s, n0);
