@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -155,9 +158,6 @@ def test_inputs_and_plan_may_go_before_the_kernel_ends(batch, queue):
 
 def test_arrays_are_let_go():
     """What a run keeps alive, it gives back."""
-    import sys
-    import time
-
     batch = make_batch([30])
     device = on_device(batch)
     plan = plan_of(batch)
@@ -169,6 +169,16 @@ def test_arrays_are_let_go():
     while (after := sys.getrefcount(device.q)) > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert after == before
+
+
+def test_exit_with_work_in_flight():
+    code = (
+        "import exactile, dpnp\n"
+        "q = dpnp.ones((2000, 4, 64), dtype='float32')\n"
+        "for _ in range(10): out = exactile.varlen_prefill(q, q, q, [0, 2000])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_bench_and_info(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import json
@@ -69,6 +70,7 @@ def runtime() -> Runtime:
                 raise RuntimeError(
                     f"exactile: the SYCL runtime cannot be loaded ({error}): {_INSTALL}"
                 ) from error
+            atexit.register(sycl.drain)
             _runtime = Runtime(sycl, dpctl, str(Path(str(sycl.__file__)).parent / "spirv"))
         return _runtime
 

@@ -162,6 +162,8 @@ NB_MODULE(_sycl, m) {
   m.def("load", &load_kernel, "queue"_a, "image"_a, "name"_a);
   m.def("launch", &launch_kernel, "queue"_a, "kernel"_a, "params"_a, "schedule"_a, "counter"_a,
         "work_groups"_a, "threads"_a, "keep"_a);
+  // What was kept until an event is given back with the interpreter still there.
+  m.def("drain", &drain, nb::call_guard<nb::gil_scoped_release>());
   m.def("device_info", &device_info, "queue"_a);
   m.def("is_reachable", &is_reachable, "queue"_a, "address"_a);
   m.def(

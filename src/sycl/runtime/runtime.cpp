@@ -18,6 +18,17 @@ void* allocate(std::size_t bytes, const ::sycl::device& device, const ::sycl::co
   return memory;
 }
 
+struct SideQueues {
+  std::mutex mutex;
+  std::vector<::sycl::queue> queues;
+
+  /// Never freed: at exit the runtime goes first.
+  static SideQueues& get() {
+    static auto& all = *new SideQueues;
+    return all;
+  }
+};
+
 }  // namespace
 
 Spirv compile(const ::sycl::queue& queue, const std::string& source,
@@ -57,16 +68,24 @@ Spirv compile(const ::sycl::queue& queue, const std::string& source,
 }
 
 ::sycl::queue side_queue(const ::sycl::queue& queue) {
-  static std::mutex mutex;
-  // Never freed: at exit the runtime goes first.
-  static auto& queues = *new std::vector<::sycl::queue>;
-  const std::scoped_lock lock(mutex);
-  for (const ::sycl::queue& side : queues) {
+  SideQueues& sides = SideQueues::get();
+  const std::scoped_lock lock(sides.mutex);
+  for (const ::sycl::queue& side : sides.queues) {
     if (side.get_context() == queue.get_context() && side.get_device() == queue.get_device()) {
       return side;
     }
   }
-  return queues.emplace_back(queue.get_context(), queue.get_device());
+  return sides.queues.emplace_back(queue.get_context(), queue.get_device());
+}
+
+void drain() {
+  std::vector<::sycl::queue> queues;
+  {
+    SideQueues& sides = SideQueues::get();
+    const std::scoped_lock lock(sides.mutex);
+    queues = sides.queues;
+  }
+  for (::sycl::queue& side : queues) side.wait();  // unlocked: a launch may need one meanwhile
 }
 
 PlanMemory::PlanMemory(const ::sycl::queue& queue, const void* data, std::size_t bytes)

@@ -33,6 +33,9 @@ Spirv compile(const ::sycl::queue& queue, const std::string& source,
 /// A queue of our own beside a user's, in its context: nobody else's work is waited for in it.
 ::sycl::queue side_queue(const ::sycl::queue& queue);
 
+/// Waits for all side queues.
+void drain();
+
 /// Constant data of a plan in a device's memory, and one counter for every queue that runs it.
 class PlanMemory {
  public:
