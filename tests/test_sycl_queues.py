@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -140,6 +141,16 @@ def test_one_plan_in_turns_on_several_queues(batch):
         queue.wait()
     outs = [plan.run(d.q, d.k, d.v) for _ in range(8) for d in devices]
     want = get(devices[0].run(scheduler="Individual")[0], batch.q.dtype)
+    for out in outs:
+        assert_same_bits(get(out, batch.q.dtype), want)
+
+
+def test_one_plan_in_several_threads_on_one_queue(batch, queue):
+    plan = plan_of(batch, scheduler="ValidOnlyPersistent")
+    device = on_device(batch, queue)
+    want = get(plan.run(device.q, device.k, device.v), batch.q.dtype)
+    with ThreadPoolExecutor(4) as pool:
+        outs = list(pool.map(lambda _: plan.run(device.q, device.k, device.v), range(200)))
     for out in outs:
         assert_same_bits(get(out, batch.q.dtype), want)
 

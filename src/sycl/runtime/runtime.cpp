@@ -111,6 +111,9 @@ int32_t* PlanMemory::counter(const ::sycl::queue& queue) {
 }
 
 ::sycl::event launch(::sycl::queue& queue, const ::sycl::kernel& kernel, const Launch& launch) {
+  // What is enqueued here stays together: another thread's run may take the same counter.
+  static std::mutex mutex;
+  const std::scoped_lock lock(mutex);
   const bool in_order = queue.is_in_order();
   if (!in_order) queue.ext_oneapi_submit_barrier();
   ::sycl::event zeroed;
