@@ -9,7 +9,7 @@ import pytest
 
 import exactile
 from conftest import DTYPES, assert_same_bits, make_batch
-from exactile import _core, _sycl
+from exactile import _sycl
 from sycl_device import ROWS, compile_ahead, dpnp, get, needs_device, on_device, put, run
 from test_plan import ZIPF
 
@@ -253,10 +253,3 @@ struct Reverse : exactile::ValidOnlyIndividual {
         own = exactile.Scheduler("Crash", source="#pragma clang __debug crash\nstruct Crash {};")
         with pytest.raises(RuntimeError, match=r"SYCL compiler (failed|ended with signal)"):
             run(make_batch([5]), scheduler=own)
-
-
-def test_plans_need_no_device(monkeypatch):
-    monkeypatch.setattr(_sycl, "_installed", False)
-    plan = plan_of(make_batch([300], dtype="bfloat16"))
-    assert (plan.block_m, plan.block_n) == _core.sycl_shape("portable", "bfloat16", 64, 64)[:2]
-    assert plan.workers == 128

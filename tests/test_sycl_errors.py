@@ -169,3 +169,10 @@ def test_shapes_of_kernels():
 @pytest.mark.skipif(REASON is None, reason="there is a device")
 def test_why_there_is_no_device():
     assert "pip install" in REASON
+
+
+def test_plans_need_no_device(monkeypatch):
+    monkeypatch.setattr(_sycl, "_installed", False)
+    plan = plan_of(make_batch([300], dtype="bfloat16"))
+    assert (plan.block_m, plan.block_n) == _core.sycl_shape("portable", "bfloat16", 64, 64)[:2]
+    assert plan.workers == 128
