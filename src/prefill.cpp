@@ -5,6 +5,7 @@
 
 #include "cpu/launch.hpp"
 #include "cuda/launch.hpp"
+#include "sycl/launch.hpp"
 
 namespace exactile {
 namespace {
@@ -74,6 +75,9 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
   check_array(args.out, "out", {plan.total_q(), heads_q, plan.head_dim_v}, plan, device);
   if (!std::isfinite(args.softmax_scale) || args.softmax_scale <= 0) {
     fail("expected a finite softmax_scale > 0, got " + std::to_string(args.softmax_scale));
+  }
+  if (plan.backend == Backend::kSycl) {
+    if (const std::string refused = sycl::refusal(plan, args); !refused.empty()) fail(refused);
   }
 }
 

@@ -31,8 +31,9 @@ enum class Backend : unsigned char { kCpu, kCuda, kSycl };
 inline constexpr const char* kBackendNames[] = {"cpu", "cuda", "sycl"};
 
 /// Kernels of the sycl backend, which a device's abilities choose between.
-enum class SyclKernel : unsigned char { kPortable };
-inline constexpr const char* kSyclKernelNames[] = {"portable"};
+enum class SyclKernel : unsigned char { kPortable, kXmxXeHpc, kXmxXe2, kXmxEmulated };
+inline constexpr const char* kSyclKernelNames[] = {"portable", "xmx_xe_hpc", "xmx_xe2",
+                                                   "xmx_emulated"};
 inline constexpr int kNumSyclKernels = std::size(kSyclKernelNames);
 
 /// A user's own TileScheduler, compiled with the kernel. Its Params and the number of its

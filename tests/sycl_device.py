@@ -50,6 +50,6 @@ def run(batch: Batch, queue: Any = None, **options: Any) -> tuple[np.ndarray, np
 def compile_ahead(plans: list[exactile.Plan]) -> None:
     """Compile what is not in the cache yet, two at a time."""
     queue = _sycl.default_queue()
-    programs = {_core.sycl_kernel(plan._core)[2:] for plan in plans}
+    programs = {_core.sycl_kernel(plan._core)[-2:] for plan in plans}
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda program: _sycl.find_spirv(queue, *program), programs))

@@ -159,8 +159,9 @@ def planning_target(
         return kernel, None
     if info["is_cpu"]:
         return kernel, info["compute_units"]
-    threads = shape[2]
-    at_a_time = info["compute_units"] * info["threads_per_unit"] * _SUB_GROUP // threads
+    _, _, threads, _, registers = shape
+    threads_per_unit = info["threads_per_unit"] * 128 // registers
+    at_a_time = info["compute_units"] * threads_per_unit * _SUB_GROUP // threads
     return kernel, max(1, at_a_time)
 
 
@@ -174,7 +175,7 @@ def _choose_kernel(info: dict[str, Any] | None, dtype: str, head_dim: int, head_
     return "portable"
 
 
-def _check_device(queue: Any, dtype: str, threads: int, local_bytes: int) -> None:
+def _check_device(queue: Any, kernel: str, dtype: str, threads: int, local_bytes: int) -> None:
     info = device_info(queue)
     missing = None
     if not info["usm"]:
@@ -187,6 +188,8 @@ def _check_device(queue: Any, dtype: str, threads: int, local_bytes: int) -> Non
         missing = f"work-groups of {threads} work-items (has {info['max_work_group_size']})"
     elif info["local_bytes"] < local_bytes:
         missing = f"{local_bytes} bytes of local memory (has {info['local_bytes']})"
+    elif kernel not in ("portable", "xmx_emulated", f"xmx_{info['xmx']}"):
+        missing = f"the matrix engines that the kernel {kernel} is made for"
     if missing:
         raise RuntimeError(f"exactile: sycl: the device {info['name']} lacks {missing}")
 
@@ -194,12 +197,12 @@ def _check_device(queue: Any, dtype: str, threads: int, local_bytes: int) -> Non
 # --- kernels ----------------------------------------------------------------------------------
 
 
-def _kernel(queue: Any, source: str, name_expression: str) -> Any:
+def _kernel(queue: Any, source: str, name_expression: str, registers: int) -> Any:
     """The kernel, loaded for the context and device of a queue."""
     key = (queue.sycl_context, queue.sycl_device, source, name_expression)
     if key not in _kernels:
         _, _, name, image = find_spirv(queue, source, name_expression)
-        _kernels[key] = runtime().sycl.load(queue.addressof_ref(), image, name)
+        _kernels[key] = runtime().sycl.load(queue.addressof_ref(), image, name, registers)
     return _kernels[key]
 
 
@@ -321,15 +324,17 @@ def run(
                 f"varlen_prefill: expected {name} in memory of the queue's context, got an array "
                 "of another context; make both from one queue, or copy the array"
             )
-    threads, local_bytes, source, name_expression = _core.sycl_kernel(core, work_groups != 0)
-    _check_device(queue, core.dtype, threads, local_bytes)
+    threads, local_bytes, registers, source, name_expression = _core.sycl_kernel(
+        core, work_groups != 0
+    )
+    _check_device(queue, core.sycl_kernel, core.dtype, threads, local_bytes)
     if core.launched > 0:
         on_device = memory.on(core, queue)
         persistent = core.policy == "ValidOnlyPersistent"
         counter = on_device.counter(address) if persistent else 0
         sycl.launch(
             address,
-            _kernel(queue, source, name_expression),
+            _kernel(queue, source, name_expression, registers),
             params,
             _core.sycl_schedule(core, on_device.address, counter),
             counter,

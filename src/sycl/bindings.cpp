@@ -54,8 +54,8 @@ std::tuple<nb::bytes, Addresses> params_of(const Plan& plan, nb::handle q, nb::h
   return {to_bytes(params(plan, args)), addresses};
 }
 
-/// Work-items, local memory and program of a plan's kernel.
-std::tuple<int, int, std::string, std::string> kernel_of(const Plan& plan, bool count) {
+/// Work-items, local memory, registers and program of a plan's kernel.
+std::tuple<int, int, int, std::string, std::string> kernel_of(const Plan& plan, bool count) {
   const Shape shape = shape_of(plan.sycl_kernel, plan.dtype, plan.head_dim, plan.head_dim_v);
   const jit::Program program = make_program({.kernel = plan.sycl_kernel,
                                              .dtype = plan.dtype,
@@ -64,17 +64,19 @@ std::tuple<int, int, std::string, std::string> kernel_of(const Plan& plan, bool 
                                              .scheduler = plan.scheduler,
                                              .user = plan.user_scheduler.get(),
                                              .count = count});
-  return {shape.threads, shape.local_bytes, program.source, program.name_expression};
+  return {shape.threads, shape.local_bytes, shape.registers, program.source,
+          program.name_expression};
 }
 
-/// (block_m, block_n, threads, local_bytes), or None where the kernel has no such row.
-std::optional<std::tuple<int, int, int, int>> shape(const std::string& kernel,
-                                                    const std::string& dtype, int64_t head_dim,
-                                                    int64_t head_dim_v) {
+/// (block_m, block_n, threads, local_bytes, registers), or None where the kernel has no such row.
+std::optional<std::tuple<int, int, int, int, int>> shape(const std::string& kernel,
+                                                         const std::string& dtype, int64_t head_dim,
+                                                         int64_t head_dim_v) {
   const SyclKernel which = kernel_named(kernel);
   if (!has_row(which, dtype_named(dtype), head_dim, head_dim_v)) return std::nullopt;
   const Shape found = shape_of(which, dtype_named(dtype), head_dim, head_dim_v);
-  return std::tuple(found.block_m, found.block_n, found.threads, found.local_bytes);
+  return std::tuple(found.block_m, found.block_n, found.threads, found.local_bytes,
+                    found.registers);
 }
 
 jit::Program program(const std::string& source, const std::string& name_expression) {

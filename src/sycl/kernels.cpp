@@ -3,6 +3,7 @@
 
 #include <exactile/support.def>
 #include <exactile/sycl/portable/traits.hpp>
+#include <exactile/sycl/xmx/traits.hpp>
 #include <iterator>
 #include <optional>
 #include <stdexcept>
@@ -18,13 +19,14 @@ struct Row {
   std::optional<Shape> shapes[kNumSyclKernels];  // by SyclKernel
 };
 
-template <class Traits>
+template <class Traits, int kRegisters = 128>
 constexpr Shape shape_of_traits() {
   return {.block_m = Traits::kBlockM,
           .block_n = Traits::kBlockN,
           .row_step = Traits::kSubGroupRows,
           .threads = Traits::kThreads,
-          .local_bytes = Traits::kLocalBytes};
+          .local_bytes = Traits::kLocalBytes,
+          .registers = kRegisters};
 }
 
 template <Dtype kDtype>
@@ -44,10 +46,21 @@ template <Backend kBackend, Dtype kDtype, int kHeadDim, int kHeadDimV>
 void add_row(std::vector<Row>& rows) {
   if constexpr (kBackend == Backend::kSycl) {
     using Element = typename ElementOf<kDtype>::Type;
-    rows.push_back({.dtype = kDtype,
-                    .head_dim = kHeadDim,
-                    .head_dim_v = kHeadDimV,
-                    .shapes = {shape_of_traits<portable::Traits<Element, kHeadDim, kHeadDimV>>()}});
+    Row row{.dtype = kDtype,
+            .head_dim = kHeadDim,
+            .head_dim_v = kHeadDimV,
+            .shapes = {shape_of_traits<portable::Traits<Element, kHeadDim, kHeadDimV>>()}};
+    if constexpr (kDtype != Dtype::kFloat32) {
+      const auto shape = [&](SyclKernel kernel) -> auto& {
+        return row.shapes[static_cast<int>(kernel)];
+      };
+      using XeHpc = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::XeHpc>;
+      using Xe2 = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::Xe2>;
+      shape(SyclKernel::kXmxXeHpc) = shape_of_traits<XeHpc, XeHpc::kRegisters>();
+      shape(SyclKernel::kXmxXe2) = shape_of_traits<Xe2, Xe2::kRegisters>();
+      shape(SyclKernel::kXmxEmulated) = shape_of_traits<XeHpc>();
+    }
+    rows.push_back(row);
   }
 }
 
@@ -82,7 +95,14 @@ struct Room {
 
 /// By SyclKernel. A kernel for some devices only is a line here, its name in kSyclKernelNames, its
 /// Traits in add_row(), and a device's choice of it in _choose_kernel() of _sycl.py.
-constexpr Room kRooms[] = {{.name = "portable", .traits_arguments = "", .macros = ""}};
+constexpr Room kRooms[] = {
+    {.name = "portable", .traits_arguments = "", .macros = ""},
+    {.name = "xmx", .traits_arguments = ", exactile::sycl::xmx::XeHpc", .macros = ""},
+    {.name = "xmx", .traits_arguments = ", exactile::sycl::xmx::Xe2", .macros = ""},
+    {.name = "xmx",
+     .traits_arguments = ", exactile::sycl::xmx::XeHpc",
+     .macros = "#define EXACTILE_XMX_EMULATED\n"},
+};
 static_assert(std::size(kRooms) == kNumSyclKernels);
 
 std::string traits_name(const KernelSpec& spec, const Room& room) {
@@ -141,15 +161,12 @@ jit::Program make_program(const KernelSpec& spec) {
 std::vector<jit::Program> shipped_programs() {
   std::vector<jit::Program> programs;
   for (const Row& row : rows()) {
-    for (int kernel = 0; kernel < kNumSyclKernels; ++kernel) {
-      if (!row.shapes[kernel]) continue;
-      for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
-        programs.push_back(make_program({.kernel = static_cast<SyclKernel>(kernel),
-                                         .dtype = row.dtype,
-                                         .head_dim = row.head_dim,
-                                         .head_dim_v = row.head_dim_v,
-                                         .scheduler = static_cast<SchedulerKind>(scheduler)}));
-      }
+    for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
+      programs.push_back(make_program({.kernel = SyclKernel::kPortable,
+                                       .dtype = row.dtype,
+                                       .head_dim = row.head_dim,
+                                       .head_dim_v = row.head_dim_v,
+                                       .scheduler = static_cast<SchedulerKind>(scheduler)}));
     }
   }
   return programs;

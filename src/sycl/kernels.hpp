@@ -17,6 +17,7 @@ struct Shape {
   int32_t row_step;     ///< rows that are computed together: a tile's are rounded up to it
   int32_t threads;      ///< work-items of a work-group
   int32_t local_bytes;  ///< work-group local memory
+  int32_t registers;    ///< of a hardware thread: 128, or 256 and half as many threads
 };
 
 /// What a plan is made for where no device says how many work-groups it runs at a time: the Xe
@@ -44,8 +45,8 @@ Shape planning_shape(const PlanRequest& request);
 
 jit::Program make_program(const KernelSpec& spec);
 
-/// What a build on a machine with a SYCL device compiles: every kernel's rows under every
-/// scheduler.
+/// What a build on a machine with a SYCL device compiles: the portable kernel's rows under every
+/// scheduler. Those for one generation of GPUs can be built where there is one.
 std::vector<jit::Program> shipped_programs();
 
 }  // namespace exactile::sycl

@@ -6,6 +6,7 @@
 #include <exactile/scheduler/persistent.hpp>
 #include <exactile/scheduler/valid_only.hpp>
 #include <exactile/sycl/params.hpp>
+#include <exactile/sycl/xmx/traits.hpp>
 
 namespace exactile::sycl {
 namespace {
@@ -13,6 +14,10 @@ namespace {
 /// A dimension of one element is stepped over by nobody: its stride says nothing.
 int64_t used_stride(const ArrayRef& a, int dimension) {
   return a.shape[dimension] > 1 ? a.strides[dimension] : a.shape[2];
+}
+
+Tensor<void*> tensor_of(const ArrayRef& a) {
+  return {.data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
 }
 
 template <class T>
@@ -28,6 +33,22 @@ std::size_t cu_bytes(const Plan& plan) {
 
 }  // namespace
 
+std::string refusal(const Plan& plan, const PrefillArgs& args) {
+  if (plan.sycl_kernel == SyclKernel::kPortable) return "";
+  const std::pair<const char*, const ArrayRef&> arrays[] = {
+      {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
+  for (const auto& [name, array] : arrays) {
+    const Tensor<void*> tensor = tensor_of(array);
+    if (array.shape[0] == 0 || xmx::is_reachable(tensor)) continue;
+    return std::string("expected tokens and heads of ") + name +
+           " on 64-byte boundaries for the XMX kernel, got strides of " +
+           std::to_string(tensor.token_stride) + " and " + std::to_string(tensor.head_stride) +
+           " elements from address " + std::to_string(reinterpret_cast<uint64_t>(tensor.data)) +
+           "; copy the array, or set EXACTILE_SYCL_KERNEL=portable before the plan is made";
+  }
+  return "";
+}
+
 std::string lists(const Plan& plan) {
   const std::size_t record_bytes = plan.records ? plan.num_records * sizeof(TileRecord) : 0;
   const auto text = [](const auto* data, std::size_t bytes) {
@@ -42,16 +63,14 @@ std::string lists(const Plan& plan) {
 
 std::string params(const Plan& plan, const PrefillArgs& args) {
   const auto input = [](const ArrayRef& a) {
-    return Tensor<const void*>{
-        .data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
+    const auto [data, token_stride, head_stride] = tensor_of(a);
+    return Tensor<const void*>{data, token_stride, head_stride};
   };
   return as_bytes(PrefillParams{
       .q = input(args.q),
       .k = input(args.k),
       .v = input(args.v),
-      .out = {.data = args.out.data,
-              .token_stride = used_stride(args.out, 0),
-              .head_stride = used_stride(args.out, 1)},
+      .out = tensor_of(args.out),
       .lse = args.lse,
       .lse_head_stride = plan.total_q(),
       .group = plan.group(),

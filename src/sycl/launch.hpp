@@ -7,6 +7,9 @@
 
 namespace exactile::sycl {
 
+/// Why the plan's kernel cannot read or write these arrays; empty if it can.
+std::string refusal(const Plan& plan, const PrefillArgs& args);
+
 /// What a plan keeps in a device's memory: cu_seqlens_q, cu_seqlens_k, records.
 std::string lists(const Plan& plan);
 

@@ -24,10 +24,11 @@ nb::tuple compile_kernel(uintptr_t queue, const std::string& source,
   return nb::make_tuple(nb::bytes(spirv.image.data(), spirv.image.size()), spirv.name);
 }
 
-::sycl::kernel load_kernel(uintptr_t queue, const nb::bytes& image, const std::string& name) {
+::sycl::kernel load_kernel(uintptr_t queue, const nb::bytes& image, const std::string& name,
+                           int registers) {
   const Spirv spirv{.image = to_string(image), .name = name};
   nb::gil_scoped_release release;
-  return load(queue_at(queue), spirv);
+  return load(queue_at(queue), spirv, registers);
 }
 
 /// Holds Python objects until an event: nobody else knows that the kernel reads and writes them.
@@ -159,7 +160,7 @@ NB_MODULE(_sycl, m) {
       });
   m.def("compile", &compile_kernel, "queue"_a, "source"_a, "headers"_a, "name_expression"_a,
         "flags"_a);
-  m.def("load", &load_kernel, "queue"_a, "image"_a, "name"_a);
+  m.def("load", &load_kernel, "queue"_a, "image"_a, "name"_a, "registers"_a);
   m.def("launch", &launch_kernel, "queue"_a, "kernel"_a, "params"_a, "schedule"_a, "counter"_a,
         "work_groups"_a, "threads"_a, "keep"_a);
   // What was kept until an event is given back with the interpreter still there.

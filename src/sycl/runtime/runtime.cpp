@@ -59,12 +59,16 @@ Spirv compile(const ::sycl::queue& queue, const std::string& source,
   }
 }
 
-::sycl::kernel load(const ::sycl::queue& queue, const Spirv& spirv) {
+::sycl::kernel load(const ::sycl::queue& queue, const Spirv& spirv, int registers) {
   const auto bytes = std::as_bytes(std::span(spirv.image));
   auto bundle = experimental::create_kernel_bundle_from_source(
       queue.get_context(), experimental::source_language::spirv,
       std::vector<std::byte>(bytes.begin(), bytes.end()));
-  return experimental::build(bundle, {queue.get_device()}).ext_oneapi_get_kernel(spirv.name);
+  std::vector<std::string> options;
+  if (registers == 256) options.emplace_back("-ze-opt-large-register-file");
+  return experimental::build(bundle, {queue.get_device()},
+                             experimental::properties{experimental::build_options{options}})
+      .ext_oneapi_get_kernel(spirv.name);
 }
 
 ::sycl::queue side_queue(const ::sycl::queue& queue) {

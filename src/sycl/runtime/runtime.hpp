@@ -28,7 +28,8 @@ Spirv compile(const ::sycl::queue& queue, const std::string& source,
               const std::vector<std::pair<std::string, std::string>>& headers,
               const std::string& name_expression, const std::vector<std::string>& flags);
 
-::sycl::kernel load(const ::sycl::queue& queue, const Spirv& spirv);
+/// `registers` of a hardware thread: 128, or 256, which only Intel GPUs have.
+::sycl::kernel load(const ::sycl::queue& queue, const Spirv& spirv, int registers);
 
 /// A queue of our own beside a user's, in its context: nobody else's work is waited for in it.
 ::sycl::queue side_queue(const ::sycl::queue& queue);

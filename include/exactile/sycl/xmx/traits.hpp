@@ -6,7 +6,8 @@
 
 namespace exactile::sycl::xmx {
 
-/// Architectures, as template arguments of Traits.
+/// Architectures, as template arguments of Traits. Xe-HPG (Arc A-series) is none: its dpas is 8
+/// wide and it has no 2D block messages, so it takes the portable kernel.
 struct XeHpc {};  ///< Ponte Vecchio
 struct Xe2 {};    ///< Battlemage, Lunar Lake
 
