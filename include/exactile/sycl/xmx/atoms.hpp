@@ -13,7 +13,7 @@
 // A float "per row" has the value of row r in lane r: 16 rows, or 8 and 8 lanes without meaning.
 //
 // What outlives a straight piece of code is not a value but a place: Accumulators<name, ...> and
-// Cursor<name> stand for registers named in the assembly, one set for each kernel.
+// Cursor<..., name> stand for registers named in the assembly, one set for each kernel.
 #pragma once
 
 #include <exactile/sycl/xmx/traits.hpp>
@@ -38,8 +38,7 @@ struct Surface {
   int pitch_bytes;   ///< >= width_bytes, a multiple of 16
 };
 
-/// Place of a block in a surface, or a way between places. x in elements of the message: 16-bit, or
-/// 32-bit for keys.
+/// Place in a surface. x in elements of the message: 16-bit, or 32-bit for keys.
 struct Position {
   int x, y;
 };
@@ -47,6 +46,8 @@ struct Position {
 /// Shape of the block that a message reads.
 struct Block {
   int columns, rows, count;  ///< `count` blocks side by side
+
+  constexpr int width() const { return columns * count; }
 };
 inline constexpr Block kKeyBlock{8, 16, 1};
 inline constexpr Block kValueBlock{16, 32, 2};

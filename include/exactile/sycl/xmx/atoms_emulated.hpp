@@ -43,46 +43,30 @@ EXACTILE_HOST_DEVICE bool is_legal(const Surface& surface, Block block, int x, i
          surface.pitch_bytes % 16 == 0 && row_bytes <= 64 && block.rows <= 32;
 }
 
-struct Step {
-  Position by;
-};
-EXACTILE_HOST_DEVICE Step make_step(Position by) { return {by}; }
-
-struct Payload {
+/// Where a message reads.
+struct Source {
   Surface surface;
   Block block;
   Position at;
 };
 
-template <int kPayloads_>
+template <class Arch, char kName, int kIndex, Block kBlock_, int kRowBlocks, int kTurns>
 struct Cursor {
-  static constexpr int kPayloads = kPayloads_;
-  Payload payloads[kPayloads];
+  static constexpr Block kBlock = kBlock_;
+  Surface surface;
+  Position position;
 
-  template <int kPayload>
-  EXACTILE_HOST_DEVICE void set(const Surface& surface, Block block, Position at) {
-    payloads[kPayload] = {surface, block, at};
-  }
-  EXACTILE_HOST_DEVICE void move(const Step& step) {
-    for (Payload& payload : payloads) {
-      payload.at.x += step.by.x;
-      payload.at.y += step.by.y;
-    }
+  void declare() {}
+  EXACTILE_HOST_DEVICE void set(const Surface& on, Position at) {
+    surface = on;
+    position = at;
   }
   template <int kRows>
   EXACTILE_HOST_DEVICE void move_down() {
-    for (Payload& payload : payloads) payload.at.y += kRows;
+    position.y += kRows;
   }
-};
-
-template <char kName, int kPayloads, int kCount>
-struct Cursors {
-  Cursor<kPayloads> cursors[kCount];
-
-  void declare() {}
-  template <int kIndex>
-  EXACTILE_HOST_DEVICE auto& at(Constant<kIndex>) {
-    return cursors[kIndex];
+  EXACTILE_HOST_DEVICE Source source(int column, int row) const {
+    return {surface, kBlock, {position.x + column, position.y + row}};
   }
 };
 
@@ -99,22 +83,23 @@ inline constexpr unsigned short kNan16 = 0x7fff;  // of both element types
 inline constexpr unsigned kNan32 = 0x7fff7fff;
 
 template <int kRowBlocks>
-EXACTILE_XMX_ATOM void read_queries(const Payload& from, int x, Queries<kRowBlocks>& to) {
-  const bool legal = is_legal(from.surface, from.block, x, 2);
+EXACTILE_XMX_ATOM void read_queries(const Source& from, Queries<kRowBlocks>& to) {
+  const bool legal = is_legal(from.surface, from.block, from.at.x, 2);
 #pragma nounroll
   for (int r = 0; r < 8 * kRowBlocks; ++r) {
-    const auto bits = word_at<unsigned short>(from.surface, x + lane(), from.at.y + r);
+    const auto bits = word_at<unsigned short>(from.surface, from.at.x + lane(), from.at.y + r);
     to[r] = static_cast<short>(legal ? bits : kNan16);
   }
 }
-template <int kRowBlocks, int kColumn, class C>
-EXACTILE_HOST_DEVICE Queries<kRowBlocks> load_queries(C& cursor) {
+template <int kColumn, class C>
+EXACTILE_HOST_DEVICE auto load_queries(const C& cursor) {
+  constexpr int kRowBlocks = C::kBlock.rows / 8;
   Queries<kRowBlocks> block;
-  read_queries<kRowBlocks>(cursor.payloads[kColumn / 16 % C::kPayloads], kColumn, block);
+  read_queries<kRowBlocks>(cursor.source(kColumn, 0), block);
   return block;
 }
 
-EXACTILE_XMX_ATOM void read_keys(const Payload& from, BTile& to) {
+EXACTILE_XMX_ATOM void read_keys(const Source& from, BTile& to) {
   const bool legal = is_legal(from.surface, from.block, from.at.x, 4);
 #pragma nounroll
   for (int i = 0; i < 8; ++i) {
@@ -122,28 +107,28 @@ EXACTILE_XMX_ATOM void read_keys(const Payload& from, BTile& to) {
     to[i] = static_cast<int>(legal ? bits : kNan32);
   }
 }
-template <int kPayload, class C>
-EXACTILE_HOST_DEVICE BTile load_keys(C& cursor) {
+template <int kColumn, int kRow, class C>
+EXACTILE_HOST_DEVICE BTile load_keys(const C& cursor) {
   BTile block;
-  read_keys(cursor.payloads[kPayload], block);
+  read_keys(cursor.source(kColumn, kRow), block);
   return block;
 }
 
-EXACTILE_XMX_ATOM void read_values(const Payload& from, int x, Values& to) {
-  const bool legal = is_legal(from.surface, from.block, x, 2);
+EXACTILE_XMX_ATOM void read_values(const Source& from, Values& to) {
+  const bool legal = is_legal(from.surface, from.block, from.at.x, 2);
 #pragma nounroll
   for (int i = 0; i < 32; ++i) {  // 16 column blocks + 8 row blocks + pair of rows
-    const int column = x + i / 16 * 16 + lane();
+    const int column = from.at.x + i / 16 * 16 + lane();
     const int row = from.at.y + i % 16 * 2;
     const unsigned low = word_at<unsigned short>(from.surface, column, row);
     const unsigned high = word_at<unsigned short>(from.surface, column, row + 1);
     to[i] = static_cast<int>(legal ? low | high << 16 : kNan32);
   }
 }
-template <int kColumn, class C>
-EXACTILE_HOST_DEVICE Values load_values(C& cursor) {
+template <int kColumn, int kRow, class C>
+EXACTILE_HOST_DEVICE Values load_values(const C& cursor) {
   Values block;
-  read_values(cursor.payloads[kColumn / 32 % C::kPayloads], kColumn, block);
+  read_values(cursor.source(kColumn, kRow), block);
   return block;
 }
 

@@ -6,8 +6,8 @@
 //     430 of 700 instructions of the main loop. Registers that the assembly names are never copied.
 //   - An asm has one output, never tied to an input; two outputs abort the compiler.
 //   - 32-wide instructions do two registers at once, in this 16-wide kernel too (M1_NM).
-//   - A 2D message through lsc_load_block2d writes its payload anew, 7 instructions; a payload of
-//     our own is moved, two at a time, by one 32-wide add.
+//   - A 2D message through lsc_load_block2d writes its payload anew, 7 instructions; with a payload
+//     of our own it is 2, or 1.
 #pragma once
 
 #include <exactile/sycl/xmx/atoms.hpp>
@@ -68,36 +68,30 @@ EXACTILE_HOST_DEVICE int payload(const Surface& surface, Position at, Block bloc
   }
 }
 
-/// How far a cursor moves: added to its payloads.
-struct Step {
-  int delta;
-};
-EXACTILE_HOST_DEVICE Step make_step(Position by) {
-  return {lane() == 5 ? by.x : lane() == 6 ? by.y : 0};
-}
-
-/// Where messages read one surface: kPayloads blocks, 1 or 2.
-template <char kName, int kPayloads_, int kIndex>
+/// A place in a surface that moves down, and the messages that read around it: blocks to its right,
+/// by kColumn elements, and kRowBlocks blocks below one another.
+///
+/// Xe2 takes both distances in the message (descriptor extension: x << 12, y << 22). Before it
+/// every row of blocks has a payload of its own, whose x is written for each message: kTurns
+/// payloads in turn, so that none waits until the message before has been sent.
+template <class Arch, char kName, int kIndex, Block kBlock_, int kRowBlocks, int kTurns>
 struct Cursor {
-  static constexpr int kPayloads = kPayloads_;
+  static constexpr Block kBlock = kBlock_;
+  static constexpr bool kOffsetsInMessage = SameAs<Arch, Xe2>;
+  static constexpr int kPayloads = kOffsetsInMessage ? 1 : kRowBlocks * kTurns;
   static constexpr Text name() { return text("exactile_", kName, kIndex); }
 
   EXACTILE_HOST_DEVICE static void declare() {
     asm volatile(
         (text(".decl ", name(), " v_type=G type=D num_elts=", 16 * kPayloads, " align=GRF\n")));
   }
-  template <int kPayload>
-  EXACTILE_HOST_DEVICE static void set(const Surface& surface, Block block, Position at) {
-    const int value = payload(surface, at, block);
-    asm volatile(
-        (text("mov (M1_NM,16) ", name(), "(", kPayload, ",0)<1> %0(0,0)<1;1,0>\n"))::"rw"(value));
+  EXACTILE_HOST_DEVICE static void set(const Surface& surface, Position at) {
+    unrolled<kPayloads>([&](auto p) {
+      const int value = payload(surface, {at.x, at.y + p / kTurns * kBlock.rows}, kBlock);
+      asm volatile(
+          (text("mov (M1_NM,16) ", name(), "(", p, ",0)<1> %0(0,0)<1;1,0>\n"))::"rw"(value));
+    });
   }
-  /// All blocks, by one instruction.
-  EXACTILE_HOST_DEVICE static void move(const Step& step) {
-    asm volatile((text("add (M1_NM,", 16 * kPayloads, ") ", name(), "(0,0)<1> ", name(),
-                       "(0,0)<1;1,0> %0(0,0)<0;16,1>"))::"rw"(step.delta));
-  }
-  /// All blocks, by one instruction each and no register.
   template <int kRows>
   EXACTILE_HOST_DEVICE static void move_down() {
     unrolled<kPayloads>([](auto p) {
@@ -105,62 +99,50 @@ struct Cursor {
                          kRows, ":d")));
     });
   }
-};
-
-template <char kName, int kPayloads, int kCount>
-struct Cursors {
-  EXACTILE_HOST_DEVICE static void declare() {
-    unrolled<kCount>([](auto c) { Cursor<kName, kPayloads, c>::declare(); });
+  /// The message that reads the block at a distance. The descriptor: payload registers << 25 |
+  /// result registers << 20 | transposed << 15 | size of an element << 9 | VNNI << 7 | 3 for a 2D
+  /// load; 31 stands for 32 result registers.
+  static constexpr Text load(const char* descriptor, int registers, int column, int row) {
+    Text lines;
+    int from = 0, extension = column << 12 | row << 22;
+    if (!kOffsetsInMessage) {
+      from = row / kBlock.rows * kTurns + column / kBlock.width() % kTurns;
+      extension = 0;
+      lines.append(text("mov (M1_NM,1) ", name(), "(", from, ",5)<1> ", column, ":d\n"));
+    }
+    lines.append(text("raw_sends.15.1.0.", registers, " (M1_NM,1) ", extension, ":ud ", descriptor,
+                      ":ud ", name(), ".", from * 64, " %%null.0 %0.0\n"));
+    return lines;
   }
-  template <int kIndex>
-  static constexpr auto at(Constant<kIndex>) {
-    return Cursor<kName, kPayloads, kIndex>{};
-  }
 };
-
-// The descriptor of a message: payload registers << 25 | result registers << 20 | transposed << 15
-// | size of an element << 9 | VNNI << 7 | 3 for a 2D load. 31 stands for 32 result registers.
-template <class C>
-constexpr Text load_text(const char* descriptor, int registers, int payload) {
-  return text("raw_sends.15.1.0.", registers, " (M1_NM,1) 0x0:ud ", descriptor, ":ud ", C::name(),
-              ".", payload * 64, " %%null.0 %0.0\n");
-}
-template <class C>
-constexpr Text column_text(int column, int payload) {
-  return text("mov (M1_NM,1) ", C::name(), "(", payload, ",5)<1> ", column, ":d\n");
-}
 
 /// The 16 columns from kColumn on.
-template <int kRowBlocks, int kColumn, class C>
-EXACTILE_HOST_DEVICE Queries<kRowBlocks> load_queries(C) {
+template <int kColumn, class C>
+EXACTILE_HOST_DEVICE auto load_queries(C) {
+  constexpr int kRowBlocks = C::kBlock.rows / 8;
   constexpr const char* kDescriptor = kRowBlocks == 2 ? "0x02800203" : "0x02400203";
-  constexpr int kPayload = kColumn / 16 % C::kPayloads;
   Queries<kRowBlocks> block;
-  asm volatile(
-      (text(column_text<C>(kColumn, kPayload), load_text<C>(kDescriptor, kRowBlocks * 4, kPayload)))
-      : "=rw"(block));
+  asm volatile((C::load(kDescriptor, kRowBlocks * 4, kColumn, 0)) : "=rw"(block));
   return block;
 }
 
 /// 16 keys as the B operand of q k^T: pairs of a key's elements in the lane of the key.
-template <int kPayload, class C>
+template <int kColumn, int kRow, class C>
 EXACTILE_HOST_DEVICE BTile load_keys(C) {
   BTile block;
-  asm volatile((load_text<C>("0x02808403", 8, kPayload)) : "=rw"(block));
+  asm volatile((C::load("0x02808403", 8, kColumn, kRow)) : "=rw"(block));
   return block;
 }
 
-/// The 32 columns from kColumn on.
-template <int kColumn, class C>
+/// 32 rows, the 32 columns from kColumn on.
+template <int kColumn, int kRow, class C>
 EXACTILE_HOST_DEVICE Values load_values(C) {
-  constexpr int kPayload = kColumn / 32 % C::kPayloads;
   Values block;
-  asm volatile((text(column_text<C>(kColumn, kPayload), load_text<C>("0x03F00283", 32, kPayload)))
-               : "=rw"(block));
+  asm volatile((C::load("0x03F00283", 32, kColumn, kRow)) : "=rw"(block));
   return block;
 }
 
-/// The cursor's block into L1 and L2.
+/// The block at the cursor into L1 and L2.
 template <class C>
 EXACTILE_HOST_DEVICE void prefetch(C) {
   asm volatile((text("raw_sends.15.1.0.0 (M1_NM,1) 0x0:ud 0x02080203:ud ", C::name(),

@@ -35,6 +35,7 @@ EXACTILE_HOST_DEVICE Surface head_surface(const Tensor<Pointer>& tensor, int32_t
 template <class Traits>
 class Mainloop {
   using Element = typename Traits::Element;
+  using Arch = typename Traits::Arch;
   static constexpr int kBlockN = Traits::kBlockN;
   static constexpr int kRowBlocks = Traits::kSubGroupRows / 8;
   static constexpr int kKeyBlocks = Traits::kBlockN / 16;
@@ -55,15 +56,33 @@ class Mainloop {
   static constexpr Constant<0> kZero{};
 
  public:
+  /// Cursors of the blocks that this sub-group fetches ahead for all.
+  template <int kCount, int kIndex = 0>
+  struct Fetches {
+    Cursor<Arch, 'f', kIndex, kValueBlock, 1, 1> first;
+    Fetches<kCount - 1, kIndex + 1> others;
+
+    template <class Function>
+    EXACTILE_HOST_DEVICE void for_each(Function&& f) {
+      f(first);
+      others.for_each(f);
+    }
+  };
+  template <int kIndex>
+  struct Fetches<0, kIndex> {
+    template <class Function>
+    EXACTILE_HOST_DEVICE void for_each(Function&&) {}
+  };
+
   /// The named registers of the kernel: declared once, used by one mainloop after the other.
   struct Registers {
     Accumulators<'o', kColumnBlocks, kRowBlocks> o;  // (R, Dv)
     Accumulators<'s', kKeyBlocks, kRowBlocks> s;     // (R, N): scores, then probabilities
     Accumulators<'l', 1, kRowBlocks> row_sum;        // (R, 16): each lane's own columns
-    Cursors<'q', 2, 1> q;
-    Cursors<'k', 2, kPairs> k;
-    Cursors<'v', 2, 1> v;
-    Cursors<'f', 1, kOwnFetches> fetch;
+    Cursor<Arch, 'q', 0, kQueryBlock<kRowBlocks>, 1, 2> q;
+    Cursor<Arch, 'k', 0, kKeyBlock, kKeyBlocks, 1> k;
+    Cursor<Arch, 'v', 0, kValueBlock, kPairs, 2> v;
+    Fetches<kOwnFetches> fetches;
 
     EXACTILE_HOST_DEVICE void declare() {
       o.declare();
@@ -72,7 +91,7 @@ class Mainloop {
       q.declare();
       k.declare();
       v.declare();
-      fetch.declare();
+      fetches.for_each([](auto& cursor) { cursor.declare(); });
     }
   };
 
@@ -107,56 +126,44 @@ class Mainloop {
     });
     float reference = kUnset;
     if (begin_ >= end_) return reference;
-    const Constants constants = start(registers);
+    QueryTiles queries;
+    start(registers, queries);
     int32_t plain = kFar;  // first block from which on nothing is to be masked or given a reference
     for (int32_t n = begin_; n < end_; n += kBlockN) {
-      attend(n, constants, registers, reference, plain);
+      attend(n, queries, registers, reference, plain);
     }
     return reference;
   }
 
  private:
-  /// What the loop only reads.
-  struct Constants {
-    Step right, next_block;               // of the cursors of the keys
-    Queries<kRowBlocks> queries[kDepth];  // if they are kept
-  };
+  /// All queries, where they are kept.
+  using QueryTiles = Queries<kRowBlocks>[kDepth];
 
-  EXACTILE_HOST_DEVICE Constants start(Registers& registers) const {
-    Constants to{};
-    to.right = make_step({8, 0});
-    to.next_block = make_step({8 - Traits::kHeadDim / 2, kBlockN});
-    auto&& q = registers.q.at(kZero);
-    auto&& v = registers.v.at(kZero);
-    unrolled<2>([&](auto p) {
-      q.template set<p>(q_, kQueryBlock<kRowBlocks>, {0, 0});
-      v.template set<p>(v_, kValueBlock, {0, begin_});
-      unrolled<kPairs>([&](auto pair) {
-        registers.k.at(pair).template set<p>(k_, kKeyBlock, {0, begin_ + pair * 32 + p * 16});
-      });
-    });
-    unrolled<kOwnFetches>([&](auto f) {
-      const int index = (sub_group_ + f * Traits::kSubGroups) % kFetches;
+  EXACTILE_HOST_DEVICE void start(Registers& registers, QueryTiles& queries) const {
+    registers.q.set(q_, {0, 0});
+    registers.k.set(k_, {0, begin_});
+    registers.v.set(v_, {0, begin_});
+    int index = sub_group_;
+    registers.fetches.for_each([&](auto& cursor) {
       const bool is_key = index < kFetchKeys;
       const int block = is_key ? index : index - kFetchKeys;
       const int columns = is_key ? Traits::kHeadDim / 32 : Traits::kHeadDimV / 32;
-      const Position at{block % columns * 32, begin_ + kBlockN + block / columns * 32};
-      registers.fetch.at(f).template set<0>(is_key ? k_ : v_, kValueBlock, at);
+      cursor.set(is_key ? k_ : v_, {block % columns * 32, begin_ + kBlockN + block / columns * 32});
+      index = (index + Traits::kSubGroups) % kFetches;
     });
     if constexpr (Traits::kKeepsQueries) {
-      unrolled<kDepth>([&](auto d) { to.queries[d] = load_queries<kRowBlocks, d * 16>(q); });
+      unrolled<kDepth>([&](auto d) { queries[d] = load_queries<d * 16>(registers.q); });
     }
-    return to;
   }
 
-  EXACTILE_HOST_DEVICE void attend(int32_t n, const Constants& constants, Registers& registers,
+  EXACTILE_HOST_DEVICE void attend(int32_t n, const QueryTiles& queries, Registers& registers,
                                    float& reference, int32_t& plain) const {
-    unrolled<kOwnFetches>([&](auto f) {
-      prefetch(registers.fetch.at(f));
-      registers.fetch.at(f).template move_down<kBlockN>();
+    registers.fetches.for_each([](auto& cursor) {
+      prefetch(cursor);
+      cursor.template move_down<kBlockN>();
     });
-    scores(constants, registers);
-    const Values values = next_values<0>(registers);  // on their way during the softmax
+    scores(queries, registers);
+    const Values values = load_values<0, 0>(registers.v);  // on their way during the softmax
     keep_order();
     if (n < plain || n >= steady_end_) {
       hide_unseen(n, registers);
@@ -168,6 +175,8 @@ class Mainloop {
     });
     if (any_above(registers.s, kSlack)) move_references(registers, reference);
     add_values(values, registers);
+    registers.k.template move_down<kBlockN>();
+    registers.v.template move_down<kBlockN>();
   }
 
   /// 32 keys, 16 columns: the kStep'th operands of q k^T.
@@ -175,33 +184,30 @@ class Mainloop {
     BTile tiles[2];
   };
   template <int kStep>
-  EXACTILE_HOST_DEVICE static Keys next_keys(const Constants& constants, Registers& registers) {
-    auto&& cursor = registers.k.at(Constant<kStep % kPairs>{});
-    const Keys keys{{load_keys<0>(cursor), load_keys<1>(cursor)}};
-    cursor.move(kStep / kPairs == kDepth - 1 ? constants.next_block : constants.right);
-    return keys;
+  EXACTILE_HOST_DEVICE static Keys keys_of(Registers& registers) {
+    constexpr int kColumn = kStep / kPairs * 8, kRow = kStep % kPairs * 32;
+    return {{load_keys<kColumn, kRow>(registers.k), load_keys<kColumn, kRow + 16>(registers.k)}};
   }
 
   /// s = q k^T. The operands of a step are asked for one step ahead.
-  EXACTILE_HOST_DEVICE static void scores(const Constants& constants, Registers& registers) {
+  EXACTILE_HOST_DEVICE static void scores(const QueryTiles& kept, Registers& registers) {
     constexpr int kSteps = kDepth * kPairs;
-    auto&& cursor = registers.q.at(kZero);
-    Queries<kRowBlocks> queries[kDepth];
+    QueryTiles queries;
     if constexpr (Traits::kKeepsQueries) {
-      unrolled<kDepth>([&](auto d) { queries[d] = constants.queries[d]; });
+      unrolled<kDepth>([&](auto d) { queries[d] = kept[d]; });
     } else {
-      queries[0] = load_queries<kRowBlocks, 0>(cursor);
+      queries[0] = load_queries<0>(registers.q);
     }
     Keys keys[kSteps];
-    keys[0] = next_keys<0>(constants, registers);
+    keys[0] = keys_of<0>(registers);
     unrolled<kSteps>([&](auto step) {
       constexpr int d = step / kPairs;  // columns 16 d to 16 d + 15
       constexpr int pair = step % kPairs;
       if constexpr (step + 1 < kSteps) {
         if constexpr (!Traits::kKeepsQueries && pair == kPairs - 1) {
-          queries[d + 1] = load_queries<kRowBlocks, (d + 1) * 16>(cursor);
+          queries[d + 1] = load_queries<(d + 1) * 16>(registers.q);
         }
-        keys[step + 1] = next_keys<step + 1>(constants, registers);
+        keys[step + 1] = keys_of<step + 1>(registers);
       }
       keep_order();
       unrolled<2>([&](auto j) {
@@ -243,15 +249,6 @@ class Mainloop {
     });
   }
 
-  /// The kStep'th (32, 32) block of the values: all columns of 32 rows, then of the next.
-  template <int kStep>
-  EXACTILE_HOST_DEVICE static Values next_values(Registers& registers) {
-    auto&& cursor = registers.v.at(kZero);
-    const Values values = load_values<kStep % kValueBlocks * 32>(cursor);
-    if constexpr (kStep % kValueBlocks == kValueBlocks - 1) cursor.template move_down<32>();
-    return values;
-  }
-
   /// s = 2^s, row_sum += s, o += s v. The operands of a step are asked for one step ahead.
   EXACTILE_HOST_DEVICE static void add_values(const Values& first, Registers& registers) {
     constexpr int kSteps = kValueBlocks * kPairs;
@@ -271,7 +268,11 @@ class Mainloop {
           });
         });
       }
-      if constexpr (step + 1 < kSteps) values[step + 1] = next_values<step + 1>(registers);
+      if constexpr (step + 1 < kSteps) {
+        constexpr int kNext = step + 1;
+        values[kNext] =
+            load_values<kNext % kValueBlocks * 32, kNext / kValueBlocks * 32>(registers.v);
+      }
       keep_order();
       unrolled<2>([&](auto c) {
         unrolled<2>([&](auto h) {
