@@ -47,7 +47,9 @@ def main() -> None:
         loop = code.main_loop()
         row = dict(
             commit=commit,
-            command=f"python tests/benchmarks/xmx_isa.py --device={options.device}",
+            command="python tests/benchmarks/xmx_isa.py --device="
+            + options.device
+            + (" --ocloc=... --iga64=..." if tools != Tools() else ""),
             device=options.device,
             compiler=options.compiler,
             dtype="bfloat16",
