@@ -16,6 +16,7 @@
 #include "plan.hpp"
 #include "prefill.hpp"
 #include "support.hpp"
+#include "sycl/bindings.hpp"
 
 namespace nb = nanobind;
 
@@ -40,7 +41,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
           const std::optional<std::string>& order, std::optional<bool> pack_gqa,
           std::optional<bool> pack_sequences, const std::string& backend,
           std::optional<int> workers, const std::optional<UserSchedulerFields>& user_scheduler,
-          const std::optional<DeviceLengthFields>& device_lengths) {
+          const std::optional<DeviceLengthFields>& device_lengths, const std::string& sycl_kernel) {
   // A window side beyond any sequence is no bound.
   const auto side = [](int64_t size) {
     return size > std::numeric_limits<int32_t>::max()
@@ -61,6 +62,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
       .pack_sequences = pack_sequences,
       .order = {},
       .backend = from_name<Backend>(backend, kBackendNames, "plan: backend"),
+      .sycl_kernel = from_name<SyclKernel>(sycl_kernel, kSyclKernelNames, "EXACTILE_SYCL_KERNEL"),
       .workers = workers,
   };
   if (scheduler) {
@@ -69,8 +71,8 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
   if (user_scheduler) {
     const auto& [name, source, like] = *user_scheduler;
     request.scheduler = from_name<SchedulerKind>(like, kSchedulerNames, "Scheduler: like");
-    request.user_scheduler = std::make_shared<cuda::UserScheduler>(
-        cuda::UserScheduler{.name = name, .source = source, .like = *request.scheduler});
+    request.user_scheduler = std::make_shared<UserScheduler>(
+        UserScheduler{.name = name, .source = source, .like = *request.scheduler});
   }
   if (device_lengths) {
     const auto& [cu_q, cu_k, device, stream] = *device_lengths;
@@ -153,6 +155,7 @@ NB_MODULE(_core, m) {
                      return p.user_scheduler ? p.user_scheduler->name
                                              : name_of(p.scheduler, kSchedulerNames);
                    })
+      .def_prop_ro("policy", [](const Plan& p) { return name_of(p.scheduler, kSchedulerNames); })
       .def_prop_ro("order", [](const Plan& p) { return name_of(p.order, kOrderNames); })
       .def_prop_ro("backend", [](const Plan& p) { return name_of(p.backend, kBackendNames); })
       .def_prop_ro("dtype", [](const Plan& p) { return name_of(p.dtype, kDtypeNames); })
@@ -164,6 +167,8 @@ NB_MODULE(_core, m) {
                    [](const Plan& p) { return nb::make_tuple(p.mask.left, p.mask.right); })
       .def_ro("pack_gqa", &Plan::pack_gqa)
       .def_prop_ro("pack_sequences", [](const Plan& p) { return p.packed_len > 0; })
+      .def_prop_ro("sycl_kernel",
+                   [](const Plan& p) { return name_of(p.sycl_kernel, kSyclKernelNames); })
       .def_ro("workers", &Plan::workers)
       .def_ro("block_m", &Plan::block_m)
       .def_ro("block_n", &Plan::block_n)
@@ -203,12 +208,13 @@ NB_MODULE(_core, m) {
         "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,
         "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "pack_sequences"_a.none(),
         "backend"_a, "workers"_a.none(), "user_scheduler"_a.none() = nb::none(),
-        "device_lengths"_a.none() = nb::none());
+        "device_lengths"_a.none() = nb::none(), "sycl_kernel"_a = kSyclKernelNames[0]);
   m.def("isa", &cpu::isa);
   m.def("available_isas", &cpu::available_isas);
   m.def("hardware_threads", &cpu::hardware_threads);
   m.def("support", &support);
   cuda::bind(m);
+  sycl::bind(m);
   m.attr("DTYPES") = names(kDtypeNames);
   m.attr("SCHEDULERS") = names(kSchedulerNames);
   m.attr("ORDERS") = names(kOrderNames);

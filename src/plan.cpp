@@ -10,12 +10,12 @@
 #include "cuda/launch.hpp"
 #include "cuda/plan_memory.hpp"
 #include "support.hpp"
+#include "sycl/kernels.hpp"
 
 namespace exactile {
 namespace {
 
-/// Tile shape of a backend, and what its planner needs to know of it. `sycl` can be planned for;
-/// its kernels are not in this version.
+/// Tile shape of a backend, and what its planner needs to know of it.
 struct BackendShape {
   int32_t block_m;
   int32_t block_n;
@@ -27,9 +27,6 @@ struct BackendShape {
   int32_t packed_block_n = 0;       ///< block_n of kernels whose tiles hold several sequences
   bool packing_pays = false;        ///< those kernels are faster than one tile for each
 };
-
-/// Longest tile of any backend's kernels.
-constexpr int32_t kMaxBlockM = 128;
 
 BackendShape shape_of(const PlanRequest& request) {
   switch (request.backend) {
@@ -54,7 +51,15 @@ BackendShape shape_of(const PlanRequest& request) {
     case Backend::kSycl:
       break;
   }
-  return {.block_m = 128, .block_n = 128, .row_step = 128, .key_step = 1, .workers = 132};
+  const sycl::Shape shape = sycl::planning_shape(request);
+  // Every visit of the XMX kernel reads K and V from the second-level cache, which on paper bounds
+  // it before its arithmetic does: where rows cost the same, fewer visits win. Not measured.
+  return {.block_m = shape.block_m,
+          .block_n = shape.block_n,
+          .row_step = shape.row_step,
+          .key_step = 1,
+          .block_overhead_rows = request.sycl_kernel == SyclKernel::kPortable ? 0 : 16,
+          .workers = sycl::kWorkersWithoutDevice};
 }
 
 [[noreturn]] void fail(const std::string& message) {
@@ -107,11 +112,6 @@ void check_request(const PlanRequest& r) {
          supported_head_dims(r.backend, r.dtype) + ", got (" + std::to_string(r.head_dim) + ", " +
          std::to_string(r.head_dim_v) + ")");
   }
-  const int64_t group = r.num_heads_q / r.num_heads_kv;
-  if (r.pack_gqa.value_or(false) && group > kMaxBlockM) {
-    fail("expected at most " + std::to_string(kMaxBlockM) +
-         " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
-  }
   if (r.pack_sequences.value_or(false) && (r.backend != Backend::kCuda || r.device_lengths ||
                                            r.scheduler == SchedulerKind::kIndividual)) {
     fail(
@@ -133,9 +133,8 @@ void check_request(const PlanRequest& r) {
          std::string(name_of(r.backend, kBackendNames)) +
          (r.scheduler ? std::string(" and ") + name_of(*r.scheduler, kSchedulerNames) : ""));
   }
-  if (r.user_scheduler && r.backend != Backend::kCuda) {
-    fail(std::string("expected the cuda backend for a Scheduler of your own, got ") +
-         name_of(r.backend, kBackendNames));
+  if (r.user_scheduler && r.backend == Backend::kCpu) {
+    fail("expected the cuda or the sycl backend for a Scheduler of your own, got cpu");
   }
 }
 
@@ -191,6 +190,10 @@ int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Pac
 /// The cheapest of what the request leaves open; of equal ones that with the least packing.
 Packing choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKind scheduler) {
   const int64_t group = r.num_heads_q / r.num_heads_kv;
+  if (r.pack_gqa.value_or(false) && group > shape.block_m) {
+    fail("expected at most " + std::to_string(shape.block_m) +
+         " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
+  }
   const bool chooses = scheduler == SchedulerKind::kValidOnlyPersistent;
   const bool may_pack_gqa = r.pack_gqa.value_or(chooses && group > 1 && group <= shape.block_m);
   const bool may_not_pack_gqa = !r.pack_gqa.value_or(false);
@@ -310,6 +313,7 @@ Plan make_plan(const PlanRequest& r) {
       .pack_gqa = packing.gqa,
       .packed_len = packing.packed_len,
       .backend = r.backend,
+      .sycl_kernel = r.sycl_kernel,
       .workers = r.workers.value_or(shape.workers),
       .block_m = shape.block_m,
       .block_n = spec.block_n,

@@ -14,7 +14,6 @@
 namespace exactile {
 
 namespace cuda {
-struct UserScheduler;
 class PlanMemory;
 }  // namespace cuda
 
@@ -42,8 +41,9 @@ struct PlanRequest {
   std::optional<bool> pack_sequences;      ///< empty: the planner chooses
   std::optional<ListOrder> order;          ///< empty: the planner chooses
   Backend backend;
+  SyclKernel sycl_kernel = SyclKernel::kPortable;  ///< of the device that is planned for
   std::optional<int> workers;  ///< work-groups that the device runs at a time; empty: the backend's
-  std::shared_ptr<const cuda::UserScheduler> user_scheduler = nullptr;  ///< in place of `scheduler`
+  std::shared_ptr<const UserScheduler> user_scheduler = nullptr;  ///< in place of `scheduler`
   std::optional<DeviceLengths> device_lengths = std::nullopt;
 };
 
@@ -57,6 +57,7 @@ struct Plan {
   bool pack_gqa;
   int32_t packed_len;  ///< TileListSpec::packed_len: sequences up to it share tiles; 0: none
   Backend backend;
+  SyclKernel sycl_kernel;  ///< where the backend is sycl
   int workers;
 
   int32_t block_m, block_n;
@@ -73,7 +74,7 @@ struct Plan {
   double planning_us = 0;
   std::unique_ptr<TileRecord[]> records =
       nullptr;  ///< (num_records,) in `order`; null for Individual
-  std::shared_ptr<const cuda::UserScheduler> user_scheduler = nullptr;
+  std::shared_ptr<const UserScheduler> user_scheduler = nullptr;
   /// With these `num_records` and `launched` are bounds, and `valid` and the work are unknown: 0.
   std::optional<DeviceLengths> device_lengths = std::nullopt;
   std::shared_ptr<cuda::PlanMemory> device_memory = nullptr;  ///< of the cuda backend

@@ -5,6 +5,7 @@
 
 #include "cpu/launch.hpp"
 #include "cuda/launch.hpp"
+#include "sycl/launch.hpp"
 
 namespace exactile {
 namespace {
@@ -56,17 +57,18 @@ void check_device(Backend backend, const Device& device) {
       fail("expected arrays in CUDA memory for the cuda backend, got device type " +
            std::to_string(device.type));
     case Backend::kSycl:
-      break;
+      if (device.type == kDeviceOneApi) return;
+      fail("expected arrays in SYCL memory (USM) for the sycl backend, got device type " +
+           std::to_string(device.type) + "; dpnp.asarray(x) copies a host array there");
   }
-  fail(std::string("expected a plan for the cpu or the cuda backend: this version can plan for ") +
-       name_of(backend, kBackendNames) + " but has no kernels for it");
 }
 
 }  // namespace
 
-void run_plan(const Plan& plan, const PrefillArgs& args) {
+void check_args(const Plan& plan, const PrefillArgs& args) {
   const int64_t heads_q = plan.num_heads_q, heads_kv = plan.num_heads_kv;
   const Device device = args.q.device;
+  check_device(plan.backend, device);
   check_array(args.q, "q", {plan.total_q(), heads_q, plan.head_dim}, plan, device);
   check_array(args.k, "k", {plan.total_k(), heads_kv, plan.head_dim}, plan, device);
   check_array(args.v, "v", {plan.total_k(), heads_kv, plan.head_dim_v}, plan, device);
@@ -74,7 +76,13 @@ void run_plan(const Plan& plan, const PrefillArgs& args) {
   if (!std::isfinite(args.softmax_scale) || args.softmax_scale <= 0) {
     fail("expected a finite softmax_scale > 0, got " + std::to_string(args.softmax_scale));
   }
-  check_device(plan.backend, device);
+  if (plan.backend == Backend::kSycl) {
+    if (const std::string refused = sycl::refusal(plan, args); !refused.empty()) fail(refused);
+  }
+}
+
+void run_plan(const Plan& plan, const PrefillArgs& args) {
+  check_args(plan, args);
   if (plan.backend == Backend::kCpu) return cpu::launch(plan, args);
   if (const std::string refused = cuda::refusal(args); !refused.empty()) fail(refused);
   cuda::launch(plan, args);

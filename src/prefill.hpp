@@ -15,7 +15,7 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
-inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13;
+inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13, kDeviceOneApi = 14;
 
 /// An array as the caller gave it. Strides in elements.
 struct ArrayRef {
@@ -34,10 +34,14 @@ struct PrefillArgs {
   ArrayRef out;          ///< (total_q, num_heads_q, head_dim_v)
   float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
   double softmax_scale;
-  uint64_t stream = 0;         ///< CUDA: handle of the stream; 0: the default stream
-  void* timeline = nullptr;    ///< CUDA, for tests: PrefillParams::timeline, or null
-  int64_t timeline_bytes = 0;  ///< of the memory there
+  uint64_t stream = 0;             ///< CUDA: handle of the stream; 0: the default stream
+  void* timeline = nullptr;        ///< CUDA, for tests: PrefillParams::timeline, or null
+  int64_t timeline_bytes = 0;      ///< of the memory there
+  int32_t* work_groups = nullptr;  ///< SYCL, for tests: PrefillParams::work_groups
 };
+
+/// Throws std::invalid_argument for arrays that do not fit the plan or one another.
+void check_args(const Plan& plan, const PrefillArgs& args);
 
 /// Checks everything, then computes. Throws std::invalid_argument before anything is written.
 void run_plan(const Plan& plan, const PrefillArgs& args);

@@ -30,6 +30,20 @@ inline constexpr const char* kOrderNames[] = {"natural", "longest_first", "head_
 enum class Backend : unsigned char { kCpu, kCuda, kSycl };
 inline constexpr const char* kBackendNames[] = {"cpu", "cuda", "sycl"};
 
+/// Kernels of the sycl backend, which a device's abilities choose between.
+enum class SyclKernel : unsigned char { kPortable, kXmxXeHpc, kXmxXe2, kXmxEmulated };
+inline constexpr const char* kSyclKernelNames[] = {"portable", "xmx_xe_hpc", "xmx_xe2",
+                                                   "xmx_emulated"};
+inline constexpr int kNumSyclKernels = std::size(kSyclKernelNames);
+
+/// A user's own TileScheduler, compiled with the kernel. Its Params and the number of its
+/// work-groups are those of the shipped policy `like`.
+struct UserScheduler {
+  std::string name;
+  std::string source;
+  SchedulerKind like;
+};
+
 /// Position of `name` in `names`, or a ValueError that lists them.
 template <std::size_t kSize>
 int index_of(std::string_view name, const char* const (&names)[kSize], const char* what) {

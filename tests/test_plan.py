@@ -165,7 +165,7 @@ def test_a_plan_for_a_gpu_needs_none():
     with pytest.raises(ValueError, match="arrays in CUDA memory for the cuda backend, got device"):
         plan.run(x, x[:, :8], x[:, :8])
     plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, backend="sycl")
-    with pytest.raises(ValueError, match="has no kernels for it"):
+    with pytest.raises(ValueError, match=r"in SYCL memory .* dpnp.asarray"):
         plan.run(x, x[:, :8], x[:, :8])
 
 

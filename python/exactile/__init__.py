@@ -12,7 +12,7 @@ from importlib.metadata import version as _version
 from pathlib import Path as _Path
 from typing import Any
 
-from exactile import _core, workloads
+from exactile import _core, _sycl, workloads
 from exactile.api import varlen_prefill
 from exactile.plan import BACKENDS, SCHEDULERS, Plan, plan
 from exactile.scheduler import Scheduler
@@ -65,7 +65,9 @@ def info() -> dict[str, Any]:
         here), ``threads``. For CUDA: ``driver`` (version or None), ``devices`` (list of ``name``,
         ``compute_capability``, ``multiprocessors``, ``memory_bytes``), ``kernels`` (number in the
         package), ``cache_dir``, ``nvrtc`` (``path`` and ``version``, or None) and
-        ``nvrtc_reason``.
+        ``nvrtc_reason``. For SYCL: ``runtime`` (str or None), ``devices`` (list of ``name``,
+        ``driver``, ``compute_units``, ``memory_bytes``, ``kernel`` and what else decides which
+        kernel runs), ``kernels``, ``cache_dir``. Loads the SYCL runtime where it is installed.
     """
     cpu = {
         "available": True,
@@ -74,14 +76,13 @@ def info() -> dict[str, Any]:
         "isas": _core.available_isas(),
         "threads": get_num_threads(),
     }
-    missing = "planning only: this version has no kernels for it"
     return {
         "version": __version__,
         "include_dir": include_dir(),
         "backends": {
             "cpu": cpu,
             "cuda": _cuda_info(),
-            "sycl": {"available": False, "reason": missing},
+            "sycl": _sycl.info(),
         },
     }
 

@@ -18,6 +18,8 @@ def backend_of(x: Any) -> str:
     """Name of the backend that reaches the memory of an array; ``"cpu"`` for an unknown one."""
     if getattr(x, "is_cuda", False):
         return "cuda"
+    if hasattr(x, "__sycl_usm_array_interface__"):  # gives DLPack for its default context only
+        return "sycl"
     try:
         return _BACKENDS.get(int(x.__dlpack_device__()[0]), "cpu")
     except Exception:  # a device that DLPack does not know: refused when it is run

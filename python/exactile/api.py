@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from exactile import _sycl
 from exactile._arrays import Array, check_input, dtype_name
 from exactile._device import backend_of
 from exactile.plan import plan
@@ -29,14 +30,16 @@ def varlen_prefill(
     backend: str | None = None,
     workers: int | None = None,
     stream: Any = None,
+    dtype: str | None = None,
 ) -> Any:
     """Attention over a batch of sequences packed back to back, each attending to itself.
 
     Parameters
     ----------
     q : array, shape (total_q, num_heads_q, head_dim)
-        float32 (CPU), float16 or bfloat16; numpy, torch, CuPy or DLPack, on the CPU or a GPU, the
-        last dimension contiguous. bfloat16 in numpy is ``ml_dtypes.bfloat16``.
+        float32 (CPU, SYCL), float16 or bfloat16; numpy, torch, CuPy, dpnp or DLPack, on the CPU, a
+        GPU or a SYCL device, the last dimension contiguous. bfloat16 in numpy is
+        ``ml_dtypes.bfloat16``.
     k : array, shape (total_k, num_heads_kv, head_dim)
     v : array, shape (total_k, num_heads_kv, head_dim_v)
     cu_seqlens_q : integers, shape (batch + 1,)
@@ -48,6 +51,8 @@ def varlen_prefill(
         As `exactile.plan`; the default backend is that of the arrays' device.
     softmax_scale, out, return_lse, stream
         As `exactile.Plan.run`.
+    dtype : str, optional
+        ``"bfloat16"`` where the arrays are its storage as uint16. Default: that of `q`.
 
     Returns
     -------
@@ -87,6 +92,9 @@ def varlen_prefill(
                 f"varlen_prefill: expected {name} of rank 3 (tokens, heads, head_dim), got shape "
                 f"{tuple(x.shape)}"
             )
+    backend = backend or backend_of(q)
+    if backend == "sycl" and backend_of(q) == "sycl":
+        stream = _sycl.queue_of(q, stream)
     planned = plan(
         cu_seqlens_q,
         cu_seqlens_k,
@@ -94,14 +102,14 @@ def varlen_prefill(
         num_heads_kv=k.shape[1],
         head_dim=q.shape[2],
         head_dim_v=v.shape[2],
-        dtype=dtype_name(q),
+        dtype=dtype or dtype_name(q),
         causal=causal,
         window=window,
         scheduler=scheduler,
         order=order,
         pack_gqa=pack_gqa,
         pack_sequences=pack_sequences,
-        backend=backend or backend_of(q),
+        backend=backend,
         workers=workers,
         total_q=q.shape[0],
         total_k=k.shape[0],

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import exactile
-from exactile.machines import Gpu, Host
+from exactile.machines import Machine
 from exactile.peers import Peer
 from exactile.plan import Plan
 from exactile.reference import reference, to_bfloat16, widened
@@ -209,7 +209,7 @@ def _row_scales(out: Any, lse: Any) -> npt.NDArray[np.float64]:
 def measure(
     plan: Plan,
     data: Data,
-    machine: Host | Gpu,
+    machine: Machine,
     *,
     iterations: int,
     warmup: int,
@@ -224,7 +224,7 @@ def measure(
     ----------
     plan, data
         What to run.
-    machine : Host or Gpu
+    machine : Machine
         Where to run it.
     iterations : int
         Timed runs, at least 1.

@@ -309,21 +309,41 @@ def _info(args: argparse.Namespace) -> int:
         if backend.get("isa"):
             isas = ", ".join(backend["isas"])
             rows[name] = f"{backend['isa']} (of {isas}), {backend['threads']} threads"
-        if "kernels" in backend:
-            rows["  kernels"] = f"{backend['kernels']} in the wheel"
-            rows["  cache"] = backend["cache_dir"] or "none: memory only"
-            nvrtc = backend["nvrtc"]
-            rows["  NVRTC"] = (
-                f"{nvrtc['version']}, {nvrtc['path']}" if nvrtc else backend["nvrtc_reason"]
-            )
-        for i, device in enumerate(backend.get("devices", ())):
-            major, minor = device["compute_capability"]
-            rows[f"  device {i}"] = (
-                f"{device['name']}, sm_{major}{minor}, {device['multiprocessors']} SMs, "
-                f"{device['memory_bytes'] >> 30} GiB, driver {backend['driver']}"
-            )
-    print("\n".join(f"{name:<11} {text}" for name, text in rows.items()))
+        rows |= _DETAILS[name](backend) if name in _DETAILS else {}
+    print("\n".join(f"{name:<13} {text}" for name, text in rows.items()))
     return 0
+
+
+def _cuda_details(cuda: dict[str, Any]) -> dict[str, str]:
+    nvrtc = cuda["nvrtc"]
+    rows = {
+        "  kernels": f"{cuda['kernels']} in the wheel",
+        "  cache": cuda["cache_dir"] or "none: memory only",
+        "  NVRTC": f"{nvrtc['version']}, {nvrtc['path']}" if nvrtc else cuda["nvrtc_reason"],
+    }
+    for i, device in enumerate(cuda["devices"]):
+        major, minor = device["compute_capability"]
+        rows[f"  device {i}"] = (
+            f"{device['name']}, sm_{major}{minor}, {device['multiprocessors']} SMs, "
+            f"{device['memory_bytes'] >> 30} GiB, driver {cuda['driver']}"
+        )
+    return rows
+
+
+def _sycl_details(sycl: dict[str, Any]) -> dict[str, str]:
+    if not sycl["runtime"]:
+        return {}
+    rows = {" runtime": f"{sycl['runtime']}, {sycl['kernels']} kernels in the wheel"}
+    for i, device in enumerate(sycl["devices"]):
+        rows[f" device {i}"] = (
+            f"{device['name']}, {device['compute_units']} compute units, "
+            f"{device['memory_bytes'] >> 30} GiB, driver {device['driver']}, "
+            f"{device['kernel']} kernel"
+        )
+    return rows
+
+
+_DETAILS = {"cuda": _cuda_details, "sycl": _sycl_details}
 
 
 # --- progress ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exactile import _sycl
 from exactile._arrays import aligned_empty
 
 COLD_BYTES = 256 << 20
@@ -106,9 +107,56 @@ class Gpu:
         return found | {"driver": driver, "clock": clock}
 
 
-def machine_of(backend: str) -> Host | Gpu:
+class Sycl:
+    """The default SYCL device through dpnp: arrays in USM, a host clock around a run and a wait.
+
+    Raises
+    ------
+    ImportError
+        No dpnp.
+    """
+
+    def __init__(self) -> None:
+        self.queue: Any = _sycl.default_queue()
+        try:
+            import dpnp
+        except ImportError:
+            raise ImportError("--backend=sycl: pip install dpnp, which holds the data") from None
+        self.dpnp: Any = dpnp
+
+    def put(self, x: npt.NDArray[Any]) -> Any:
+        """Array on the device; uint16 is bfloat16 there too."""
+        return self.dpnp.asarray(x, sycl_queue=self.queue)
+
+    def get(self, x: Any) -> npt.NDArray[Any]:
+        """The numpy array of what `Plan.run` gave; bfloat16 as uint16 storage."""
+        return np.asarray(self.dpnp.asnumpy(x))
+
+    def empty(self, like: Any, shape: tuple[int, ...]) -> Any:
+        """Uninitialised output."""
+        return self.dpnp.empty(shape, dtype=like.dtype, sycl_queue=self.queue)
+
+    def milliseconds(self, run: Callable[[], Any], plan_bytes: int) -> float:
+        """Time of one call until the queue is empty."""
+        self.queue.wait()
+        start_ns = time.perf_counter_ns()
+        run()
+        self.queue.wait()
+        return (time.perf_counter_ns() - start_ns) / 1e6
+
+    def describe(self) -> dict[str, str]:
+        """Name and driver of the device."""
+        info = _sycl.device_info(self.queue)
+        return {"name": info["name"], "driver": info["driver"]}
+
+
+Machine = Host | Gpu | Sycl
+
+
+def machine_of(backend: str) -> Machine:
     """Where plans of a backend run."""
-    return Gpu() if backend == "cuda" else Host()
+    machines: dict[str, type[Machine]] = {"cpu": Host, "cuda": Gpu, "sycl": Sycl}
+    return machines[backend]()
 
 
 def processor_name() -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exactile import _core
+from exactile import _core, _sycl
 from exactile._arrays import (
     Array,
     as_int32,
@@ -102,6 +102,7 @@ class Plan:
     def __init__(self, core: _core.Plan, lengths: DeviceLengths | None = None) -> None:
         self._core = core
         self._device_lengths = lengths  # keeps the arrays alive
+        self._sycl_memory = _sycl.PlanMemory()
         for name in Plan.__annotations__:
             setattr(self, name, getattr(core, name))
 
@@ -188,9 +189,9 @@ class Plan:
         Parameters
         ----------
         q : array, shape (total_q, num_heads_q, head_dim)
-            numpy, torch, CuPy or DLPack, of the plan's dtype, on the plan's backend. Strides are
-            free but for the last dimension, which is contiguous. bfloat16 in numpy is
-            ``ml_dtypes.bfloat16``, or uint16 storage.
+            numpy, torch, CuPy, dpnp or DLPack, of the plan's dtype, on the plan's backend. Strides
+            are free but for the last dimension, which is contiguous. bfloat16 in numpy is
+            ``ml_dtypes.bfloat16``, or uint16 storage; in dpnp uint16 storage.
         k : array, shape (total_k, num_heads_kv, head_dim)
         v : array, shape (total_k, num_heads_kv, head_dim_v)
         out : array, shape (total_q, num_heads_q, head_dim_v), optional
@@ -202,7 +203,8 @@ class Plan:
         stream : int or stream object, optional
             CUDA: where to enqueue; a handle, or an object with ``__cuda_stream__`` or
             ``cuda_stream``. Default: the current stream of torch or CuPy for their arrays, else the
-            default stream.
+            default stream. SYCL: a dpctl.SyclQueue, in order or not. Default: that of `q`, or an
+            in-order one of ours on its device.
 
         Returns
         -------
@@ -218,12 +220,14 @@ class Plan:
         TypeError
             An argument is no array that can be used.
         RuntimeError
-            CUDA: no driver, no kernel and no compiler for it, or a driver call that failed.
+            CUDA: no driver, no kernel and no compiler for it, or a driver call that failed. SYCL:
+            no runtime, no device, one that lacks what the kernel needs, or a failed compilation.
 
         Notes
         -----
         On CUDA the call returns when the work is enqueued. Arrays whose strides TMA cannot take go
-        to the sm80 kernels. A CUDA graph that captured a run needs the plan alive.
+        to the sm80 kernels. A CUDA graph that captured a run needs the plan alive. On SYCL it
+        returns then too, but for arrays known by DLPack alone, whose results it waits for.
 
         Deterministic: the same call gives the same bits, whatever the scheduler, the threads and,
         without `pack_sequences`, the rest of the batch. The GIL is released.
@@ -234,6 +238,10 @@ class Plan:
             return run_torch(self._core, q, k, v, out, return_lse, softmax_scale, stream)
         for x, name in ((q, "q"), (k, "k"), (v, "v")):
             check_input(x, name)
+        if self.backend == "sycl":
+            return _sycl.run(
+                self._core, self._sycl_memory, q, k, v, out, return_lse, softmax_scale, stream
+            )
         if self.backend == "cuda" and backend_of(q) == "cuda":
             return run_foreign(self._core, q, k, v, out, return_lse, softmax_scale, stream)
         total_q = self._core.total_q
@@ -294,7 +302,7 @@ def plan(
     window : tuple[int, int]
         Keys visible left and right of a row's position ``i + (len_k - len_q)``; -1: unbounded.
     scheduler : str or Scheduler
-        One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA).
+        One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA, SYCL).
     order : {"natural", "longest_first", "head_major"}, optional
         Of the tile list. Default: longest first.
     pack_gqa : bool, optional
@@ -309,13 +317,14 @@ def plan(
         One of `BACKENDS`. Default: ``"cpu"``.
     workers : int, optional
         Work-groups that run at a time. Default: `get_num_threads` for the CPU; what the current
-        GPU runs at a time, or 132 without one.
+        GPU or SYCL device runs at a time, or 132 and 128 without one.
     total_q, total_k : int, optional
         With cu_seqlens in GPU memory (int32): the tokens of the packed tensors. The list is then
         made on the GPU, on `stream`, without a wait on the host: launches and `num_records` are
         bounds, work is not counted. Captured in a CUDA graph it is made anew by every replay.
     stream : int or stream object, optional
-        For lengths on a GPU; as in `Plan.run`.
+        For lengths on a GPU; as in `Plan.run`. SYCL: whose device is planned for; default: the one
+        that SYCL prefers here.
 
     Returns
     -------
@@ -351,8 +360,15 @@ def plan(
         raise ValueError(f"plan: scheduler: expected one of {expected}, got {scheduler!r}")
     elif scheduler != "auto":
         name = scheduler
+    head_dim_v = head_dim if head_dim_v is None else head_dim_v
+    dtype = dtype if isinstance(dtype, str) else _dtype_argument(dtype)
+    sycl_kernel = _core.SYCL_KERNELS[0]
     if workers is None and backend == "cpu":
         workers = get_num_threads()
+    if backend == "sycl":
+        queue = None if stream is None else _sycl.queue_of(None, stream)
+        sycl_kernel, at_a_time = _sycl.planning_target(queue, dtype, head_dim, head_dim_v)
+        workers = at_a_time if workers is None else workers
     return Plan(
         _core.plan(
             cu_q,
@@ -360,8 +376,8 @@ def plan(
             num_heads_q=num_heads_q,
             num_heads_kv=num_heads_kv,
             head_dim=head_dim,
-            head_dim_v=head_dim if head_dim_v is None else head_dim_v,
-            dtype=dtype if isinstance(dtype, str) else _dtype_argument(dtype),
+            head_dim_v=head_dim_v,
+            dtype=dtype,
             window=(left, right),
             scheduler=name,
             order=order,
@@ -371,6 +387,7 @@ def plan(
             workers=workers,
             user_scheduler=(own.name, own.source, own.like) if own else None,
             device_lengths=lengths.core if lengths else None,
+            sycl_kernel=sycl_kernel,
         ),
         lengths,
     )

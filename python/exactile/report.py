@@ -8,7 +8,7 @@ from typing import cast
 
 from exactile import plot
 from exactile.bench import Data, Result
-from exactile.machines import Gpu, Host
+from exactile.machines import Gpu, Machine
 from exactile.plan import Plan
 from exactile.timeline import PHASES, Timeline, record, write_trace
 
@@ -63,7 +63,7 @@ class TimelineFiles:
         self.path.write_text("")
         self.timelines: list[Timeline] = []
 
-    def record(self, plan: Plan, data: Data, machine: Host | Gpu) -> None:
+    def record(self, plan: Plan, data: Data, machine: Machine) -> None:
         """Run a plan with the kernels that record."""
         self.timelines.append(record(plan, data, cast(Gpu, machine)))
 

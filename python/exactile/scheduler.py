@@ -10,7 +10,7 @@ from exactile import _core
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A policy in C++, compiled with the CUDA kernels on first use.
+    """A policy in C++, compiled with the CUDA or SYCL kernels on first use.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ class Scheduler:
 
     Notes
     -----
-    The first run compiles (about a second) and needs NVRTC (``pip install 'exactile[jit]'``); the
-    result stays in the cache directory. Source that does not compile is a RuntimeError with the
-    compiler's log, from that run.
+    The first run compiles, and the result stays in the cache directory. CUDA: about a second, with
+    NVRTC (``pip install 'exactile[jit]'``). SYCL: about three seconds, in a process of its own.
+    Source that does not compile is a RuntimeError with the compiler's log, from that run.
 
     Examples
     --------

@@ -74,9 +74,9 @@ nb::tuple find_cubin(const std::string& source, const std::string& name_expressi
     nb::gil_scoped_release release;
     found = jit::find(program);
   }
-  const std::string& image = found.cubin->image;
+  const std::string& image = found.binary->image;
   return nb::make_tuple(name_of(found.origin, jit::kOriginNames), jit::cache_key(program),
-                        found.cubin->lowered_name, nb::bytes(image.data(), image.size()));
+                        found.binary->lowered_name, nb::bytes(image.data(), image.size()));
 }
 
 /// Memory for a result, for libraries that take it by DLPack. Freed with the last view of it.

@@ -39,7 +39,7 @@ std::string build(const jit::Program& program, const fs::path& out) {
                              compiled.log);
   }
   const std::string key = jit::cache_key(program);
-  if (!jit::publish(out, key, compiled.cubin)) {
+  if (!jit::publish(out, program, compiled.cubin)) {
     throw std::runtime_error("cannot write to " + out.string());
   }
   const auto number = [&](const char* words) {

@@ -126,21 +126,21 @@ Kernel Device::load(const jit::Program& program) {
            result == kErrorInvalidPtx || result == kErrorUnsupportedPtxVersion;
   };
   Library library = nullptr;
-  const auto load_data = [&](const jit::Cubin& cubin) {
+  const auto load_data = [&](const jit::Binary& cubin) {
     return driver_.cuLibraryLoadData(&library, cubin.image.data(), nullptr, nullptr, 0, nullptr,
                                      nullptr, 0);
   };
   jit::Found found = jit::find(program);
-  Result result = load_data(*found.cubin);
+  Result result = load_data(*found.binary);
   // A driver older than the compiler that made the wheel's cubins: the compiler found here fits.
   if (refused(result)) {
     found = jit::find(program, /*skip_wheel=*/true);
-    result = load_data(*found.cubin);
+    result = load_data(*found.binary);
   }
   driver_.check(result, "cuLibraryLoadData");
   Kernel kernel = nullptr;
   const Result got =
-      driver_.cuLibraryGetKernel(&kernel, library, found.cubin->lowered_name.c_str());
+      driver_.cuLibraryGetKernel(&kernel, library, found.binary->lowered_name.c_str());
   if (got != kSuccess) driver_.cuLibraryUnload(library);
   driver_.check(got, "cuLibraryGetKernel");
   return kernel;

@@ -26,14 +26,6 @@ struct Shape {
   int32_t box_n;  ///< keys in a TMA box
 };
 
-/// A user's own TileScheduler, compiled with the kernel. Its Params and the number of its
-/// work-groups are those of the shipped policy `like`.
-struct UserScheduler {
-  std::string name;
-  std::string source;
-  SchedulerKind like;
-};
-
 /// exactile/cuda/probe.hpp, by the names of the types there.
 enum class Probe : unsigned char { kNoProbe, kTimeline };
 inline constexpr const char* kProbeNames[] = {"NoProbe", "Timeline"};

@@ -1,4 +1,4 @@
-// src/jit/cache.cpp - the key of a kernel, and where its cubin is looked for and kept.
+// src/jit/cache.cpp - the key of a kernel, and where its binary is looked for and kept.
 #include "cache.hpp"
 
 #include <unistd.h>
@@ -9,7 +9,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
-#include <optional>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -23,7 +23,19 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kTrailer = "exactile-cubin-1";
 
+/// By Language.
+constexpr const char* kSuffixes[] = {".cubin", ".spv"};
+
+fs::path entry_path(const fs::path& folder, const Program& program) {
+  return folder / (cache_key(program) + kSuffixes[static_cast<int>(program.language)]);
+}
+
 Paths g_paths;
+
+/// Sizes keep what follows one another apart.
+std::string part(std::string_view text) {
+  return std::to_string(text.size()) + ":" + std::string(text);
+}
 
 std::optional<std::string> read_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -31,42 +43,41 @@ std::optional<std::string> read_file(const fs::path& path) {
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
-std::string to_entry(const Cubin& cubin) {
+std::string to_entry(const Binary& binary) {
   std::ostringstream entry;
-  entry << cubin.image << '\n'
-        << kTrailer << ' ' << cubin.image.size() << ' ' << sha256(cubin.image) << ' '
-        << cubin.lowered_name << '\n';
+  entry << binary.image << '\n'
+        << kTrailer << ' ' << binary.image.size() << ' ' << sha256(binary.image) << ' '
+        << binary.lowered_name << '\n';
   return entry.str();
 }
 
 /// Nothing for an entry that is cut short or changed.
-std::optional<Cubin> from_entry(const std::string& entry) {
+std::optional<Binary> from_entry(const std::string& entry) {
   if (entry.size() < 2 || entry.back() != '\n') return std::nullopt;
   const std::size_t newline = entry.rfind('\n', entry.size() - 2);
   if (newline == std::string::npos) return std::nullopt;
   std::istringstream line(entry.substr(newline + 1));
   std::string trailer, digest;
   std::size_t size = 0;
-  Cubin cubin;
-  line >> trailer >> size >> digest >> cubin.lowered_name;
+  Binary binary;
+  line >> trailer >> size >> digest >> binary.lowered_name;
   if (!line || trailer != kTrailer || size != newline) return std::nullopt;
-  cubin.image = entry.substr(0, size);
-  if (sha256(cubin.image) != digest) return std::nullopt;
-  return cubin;
+  binary.image = entry.substr(0, size);
+  if (sha256(binary.image) != digest) return std::nullopt;
+  return binary;
 }
 
-std::optional<Cubin> look_up(const fs::path& folder, const std::string& key) {
+std::optional<Binary> read_entry(const fs::path& folder, const Program& program) {
   if (folder.empty()) return std::nullopt;
-  const auto entry = read_file(folder / (key + ".cubin"));
+  const auto entry = read_file(entry_path(folder, program));
   return entry ? from_entry(*entry) : std::nullopt;
 }
 
-std::vector<Header> read_headers() {
+std::vector<Header> read_headers(const std::vector<const char*>& folders) {
   const fs::path root = g_paths.include_dir;
   std::vector<Header> found;
   std::error_code error;
-  for (const char* folder : {"exactile", "exactile/scheduler", "exactile/cuda",
-                             "exactile/cuda/sm80", "exactile/cuda/sm90"}) {
+  for (const char* folder : folders) {
     for (const auto& entry : fs::directory_iterator(root / folder, error)) {
       if (entry.path().extension() != ".hpp") continue;
       auto text = read_file(entry.path());
@@ -84,29 +95,48 @@ std::vector<Header> read_headers() {
   return found;
 }
 
+/// Headers and flags of all programs of a language, as one digest.
+std::string common_digest(Language language, std::span<const char* const> flags) {
+  std::string text;
+  for (const Header& header : headers(language)) text += part(header.name) + part(header.text);
+  for (const char* flag : flags) text += part(flag);
+  return sha256(text);
+}
+
+/// Binaries of this process, by key and by whether a wheel was looked in.
+struct Memory {
+  std::mutex mutex;
+  std::map<std::pair<std::string, bool>, std::shared_ptr<const Binary>> binaries;
+
+  static Memory& get() {
+    static Memory memory;
+    return memory;
+  }
+};
+
 }  // namespace
 
 void configure(Paths paths) { g_paths = std::move(paths); }
 const Paths& paths() { return g_paths; }
 
-const std::vector<Header>& headers() {
-  static const std::vector<Header> all = read_headers();
-  return all;
+const std::vector<Header>& headers(Language language) {
+  if (language == Language::kSycl) {
+    static const std::vector<Header> sycl =
+        read_headers({"exactile", "exactile/scheduler", "exactile/sycl", "exactile/sycl/portable",
+                      "exactile/sycl/xmx"});
+    return sycl;
+  }
+  static const std::vector<Header> cuda =
+      read_headers({"exactile", "exactile/scheduler", "exactile/cuda", "exactile/cuda/sm80",
+                    "exactile/cuda/sm90"});
+  return cuda;
 }
 
 std::string cache_key(const Program& program) {
-  // Sizes keep what follows one another apart.
-  const auto part = [](std::string_view text) {
-    return std::to_string(text.size()) + ":" + std::string(text);
-  };
-  static const std::string common = [&] {
-    std::string text;
-    for (const Header& header : headers()) text += part(header.name) + part(header.text);
-    for (const char* flag : kFlags) text += part(flag);
-    return sha256(text);
-  }();
-  return sha256(common + part(program.source) + part(program.name_expression) +
-                part(program.architecture));
+  static const std::string cuda = common_digest(Language::kCuda, kFlags);
+  static const std::string sycl = common_digest(Language::kSycl, kSyclFlags);
+  return sha256((program.language == Language::kCuda ? cuda : sycl) + part(program.source) +
+                part(program.name_expression) + part(program.architecture));
 }
 
 fs::path cache_directory() {
@@ -125,45 +155,56 @@ const Nvrtc& nvrtc() {
   return compiler;
 }
 
-bool publish(const fs::path& folder, const std::string& key, const Cubin& cubin) {
+bool publish(const fs::path& folder, const Program& program, const Binary& binary) {
   if (folder.empty()) return false;
   static std::atomic<int> number{0};
   std::error_code error;
   fs::create_directories(folder, error);
+  const fs::path path = entry_path(folder, program);
   const fs::path temporary =
-      folder / (key + "." + std::to_string(getpid()) + "." + std::to_string(number++) + ".tmp");
+      path.string() + "." + std::to_string(getpid()) + "." + std::to_string(number++) + ".tmp";
   {
     std::ofstream file(temporary, std::ios::binary);
-    file << to_entry(cubin);
+    file << to_entry(binary);
     file.close();
     if (!file) error = std::make_error_code(std::errc::io_error);
   }
-  if (!error) fs::rename(temporary, folder / (key + ".cubin"), error);
+  if (!error) fs::rename(temporary, path, error);
   std::error_code ignored;
   if (error) fs::remove(temporary, ignored);
   return !error;
 }
 
-Found find(const Program& program, bool skip_wheel) {
-  static std::mutex mutex;  // also: one compilation at a time
-  static std::map<std::pair<std::string, bool>, std::shared_ptr<const Cubin>> memory;
-  const std::string key = cache_key(program);
-  const std::scoped_lock lock(mutex);
-  auto& entry = memory[{key, skip_wheel}];
-  if (entry) return {entry, Origin::kMemory};
-  const auto keep = [&](Cubin cubin, Origin origin) {
-    entry = std::make_shared<const Cubin>(std::move(cubin));
+std::optional<Found> look_up(const Program& program, const fs::path& wheel) {
+  Memory& memory = Memory::get();
+  const std::scoped_lock lock(memory.mutex);
+  auto& entry = memory.binaries[{cache_key(program), wheel.empty()}];
+  if (entry) return Found{entry, Origin::kMemory};
+  const auto found_in = [&](const fs::path& folder, Origin origin) -> std::optional<Found> {
+    auto binary = read_entry(folder, program);
+    if (!binary) return std::nullopt;
+    entry = std::make_shared<const Binary>(std::move(*binary));
     return Found{entry, origin};
   };
-  if (!skip_wheel) {
-    if (auto cubin = look_up(g_paths.cubin_dir, key))
-      return keep(std::move(*cubin), Origin::kWheel);
-  }
-  const fs::path folder = cache_directory();
-  if (auto cubin = look_up(folder, key)) return keep(std::move(*cubin), Origin::kCacheDirectory);
-  Cubin compiled = nvrtc().compile(program, headers()).cubin;
-  publish(folder, key, compiled);  // where it cannot be kept, memory has to do
-  return keep(std::move(compiled), Origin::kCompiler);
+  if (auto found = found_in(wheel, Origin::kWheel)) return found;
+  return found_in(cache_directory(), Origin::kCacheDirectory);
+}
+
+Found keep(const Program& program, const fs::path& wheel, Binary compiled) {
+  publish(cache_directory(), program, compiled);  // where it cannot be kept, memory has to do
+  Memory& memory = Memory::get();
+  const std::scoped_lock lock(memory.mutex);
+  auto& entry = memory.binaries[{cache_key(program), wheel.empty()}];
+  entry = std::make_shared<const Binary>(std::move(compiled));
+  return {entry, Origin::kCompiler};
+}
+
+Found find(const Program& program, bool skip_wheel) {
+  static std::mutex mutex;  // one compilation at a time
+  const std::scoped_lock lock(mutex);
+  const fs::path wheel = skip_wheel ? fs::path() : g_paths.cubin_dir;
+  if (auto found = look_up(program, wheel)) return *found;
+  return keep(program, wheel, nvrtc().compile(program, headers()).cubin);
 }
 
 }  // namespace exactile::jit

@@ -6,13 +6,16 @@
 
 namespace exactile {
 
+/// Not nested in the policy: SYCL takes no nested class as the parameter of a kernel.
+struct CountedList {
+  CompactList list;
+  int32_t* counter;         ///< shared by all work-groups; 0 at launch
+  int32_t work_groups = 0;  ///< launched: the last one leaves the counter at 0; 0: nobody does
+};
+
 class ValidOnlyPersistent {
  public:
-  struct Params {
-    CompactList list;
-    int32_t* counter;         ///< shared by all work-groups; 0 at launch
-    int32_t work_groups = 0;  ///< launched: the last one leaves the counter at 0; 0: nobody does
-  };
+  using Params = CountedList;
 
   EXACTILE_HOST_DEVICE constexpr ValidOnlyPersistent(const Params& params, int32_t /*work_group*/)
       : params_(params), index_(next()) {}

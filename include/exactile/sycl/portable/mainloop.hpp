@@ -1,0 +1,210 @@
+// exactile/sycl/portable/mainloop.hpp - one query tile against its keys: QK^T, mask, online
+// softmax, PV (arXiv:2205.14135 Alg. 1) in float, on any device with 16-wide sub-groups.
+//
+// Letters: M rows of the tile, N keys of a block, D head_dim, Dv head_dim_v, L = 16 lanes of a
+// sub-group. Every sub-group owns R = 8 rows whole; a lane has every 16th key, or column.
+//   q  (M, D)       local, all rows of the tile
+//   k  (D, N)       local, a block of keys turned around: neighbouring lanes read neighbours
+//   v               read where it lies
+//   s  (R, N / L)   registers: scores
+//   p  (M, N)       local, float: probabilities; a sub-group reads its own rows only
+//   o  (R, Dv / L)  registers, not yet divided by the row sum
+// Key blocks start at multiples of kBlockN from the sequence's first key whatever the tile, so a
+// row's result does not depend on the tile that it is in.
+#pragma once
+
+#include <exactile/sycl/element.hpp>
+#include <exactile/sycl/portable/traits.hpp>
+#include <exactile/sycl/tile.hpp>
+
+namespace exactile::sycl::portable {
+
+/// Work-group local memory of one tile.
+template <class Traits>
+struct LocalTiles {
+  typename Traits::Element q[Traits::kBlockM][Traits::kHeadDim];
+  typename Traits::Element k[Traits::kHeadDim][Traits::kBlockN];
+  float p[Traits::kBlockM][Traits::kBlockN];
+};
+
+template <class Traits>
+struct Accumulators {
+  float o[Traits::kSubGroupRows][Traits::kHeadDimV / Traits::kSubGroup];
+  float row_max[Traits::kSubGroupRows];  ///< of scores * scale_log2; -inf: no key seen
+  float row_sum[Traits::kSubGroupRows];  ///< this lane's share
+};
+
+/// Where a work-item stands.
+struct Place {
+  ::sycl::group<1> group;
+  ::sycl::sub_group sub_group;
+  int item;  ///< in the work-group
+  int lane;
+  int row0;  ///< first row of the sub-group in the tile
+};
+
+template <class Traits>
+class Mainloop {
+  using Element = typename Traits::Element;
+  static constexpr int kRows = Traits::kSubGroupRows;
+  static constexpr int kLanes = Traits::kSubGroup;
+  static constexpr int kKeys = Traits::kBlockN / kLanes;       // of a lane
+  static constexpr int kColumns = Traits::kHeadDimV / kLanes;  // of a lane
+
+ public:
+  EXACTILE_HOST_DEVICE Mainloop(const PrefillParams& params, const TileRows& tile,
+                                const Place& place, LocalTiles<Traits>& local)
+      : params_(params), tile_(tile), place_(place), local_(local) {}
+
+  EXACTILE_HOST_DEVICE void run(Accumulators<Traits>& acc) {
+    clear(acc);
+    load_queries();
+    const int32_t first = tile_.rows_to_end(0), last = first - tile_.tokens + 1;
+    const KeyRange any = params_.mask.any_visible(first, last, tile_.record.k_len);
+    const KeyRange all = params_.mask.all_visible(first, last, tile_.record.k_len);
+    for (int32_t n0 = any.begin / Traits::kBlockN * Traits::kBlockN; n0 < any.end;
+         n0 += Traits::kBlockN) {
+      ::sycl::group_barrier(place_.group);  // the last block has been read
+      load_keys(n0);
+      ::sycl::group_barrier(place_.group);
+      if (place_.row0 >= tile_.rows()) continue;  // no row of this sub-group exists
+      float s[kRows][kKeys];
+      scores(s);
+      if (n0 < all.begin || n0 + Traits::kBlockN > all.end) mask(s, n0);
+      softmax(acc, s);
+      add_values(acc, n0);
+    }
+  }
+
+ private:
+  EXACTILE_HOST_DEVICE static void clear(Accumulators<Traits>& acc) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      acc.row_max[r] = -kInfinity;
+      acc.row_sum[r] = 0;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) acc.o[r][c] = 0;
+    }
+  }
+
+  /// Rows past the last one are 0: computed like others, and not stored.
+  EXACTILE_HOST_DEVICE void load_queries() {
+    const auto* const q = static_cast<const Element*>(params_.q.data);
+    for (int r = 0; r < kRows; ++r) {
+      const int row = place_.row0 + r;
+      const bool exists = row < tile_.rows();
+      const Element* const from = q + (exists ? tile_.offset(params_.q, row) : 0);
+#pragma unroll
+      for (int d = place_.lane; d < Traits::kHeadDim; d += kLanes) {
+        local_.q[row][d] = exists ? from[d] : Element{};
+      }
+    }
+  }
+
+  /// Keys past the sequence's last one are another sequence's, or nobody's: 0 in their place.
+  EXACTILE_HOST_DEVICE void load_keys(int32_t n0) {
+    const auto* const k = static_cast<const Element*>(params_.k.data) + tile_.key_offset(params_.k);
+    constexpr int kSubGroups = Traits::kThreads / kLanes;
+    for (int n = place_.row0 / kRows; n < Traits::kBlockN; n += kSubGroups) {
+      const bool exists = n0 + n < tile_.record.k_len;
+      const Element* const from = k + (exists ? (n0 + n) * params_.k.token_stride : 0);
+#pragma unroll
+      for (int d = place_.lane; d < Traits::kHeadDim; d += kLanes) {
+        local_.k[d][n] = exists ? from[d] : Element{};
+      }
+    }
+  }
+
+  EXACTILE_HOST_DEVICE void scores(float (&s)[kRows][kKeys]) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) s[r][j] = 0;
+    }
+    for (int d = 0; d < Traits::kHeadDim; ++d) {
+      float k[kKeys];
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) k[j] = to_float(local_.k[d][j * kLanes + place_.lane]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const float q = to_float(local_.q[place_.row0 + r][d]);
+#pragma unroll
+        for (int j = 0; j < kKeys; ++j) s[r][j] += q * k[j];
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) s[r][j] *= params_.scale_log2;
+    }
+  }
+
+  EXACTILE_HOST_DEVICE void mask(float (&s)[kRows][kKeys], int32_t n0) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const KeyRange keys =
+          params_.mask.visible(tile_.rows_to_end(place_.row0 + r), tile_.record.k_len);
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) {
+        const int32_t key = n0 + j * kLanes + place_.lane;
+        if (key < keys.begin || key >= keys.end) s[r][j] = -kInfinity;
+      }
+    }
+  }
+
+  EXACTILE_HOST_DEVICE void softmax(Accumulators<Traits>& acc, const float (&s)[kRows][kKeys]) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float row_max = s[r][0];
+#pragma unroll
+      for (int j = 1; j < kKeys; ++j) row_max = ::sycl::fmax(row_max, s[r][j]);
+      row_max = ::sycl::reduce_over_group(place_.sub_group, row_max, ::sycl::maximum<float>());
+      row_max = ::sycl::fmax(acc.row_max[r], row_max);
+      // While a row has seen no key its maximum is -inf, and -inf - -inf would be NaN.
+      const float base = row_max == -kInfinity ? 0.0f : row_max;
+      const float rescale = ::sycl::exp2(acc.row_max[r] - base);
+      acc.row_max[r] = row_max;
+      acc.row_sum[r] *= rescale;
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) {
+        const float p = ::sycl::exp2(s[r][j] - base);
+        acc.row_sum[r] += p;
+        local_.p[place_.row0 + r][j * kLanes + place_.lane] = p;
+      }
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) acc.o[r][c] *= rescale;
+    }
+    ::sycl::group_barrier(place_.sub_group);
+  }
+
+  /// Ends with the sequence's keys: 0 * NaN of the next one would be NaN.
+  EXACTILE_HOST_DEVICE void add_values(Accumulators<Traits>& acc, int32_t n0) const {
+    const auto* const v = static_cast<const Element*>(params_.v.data) +
+                          tile_.key_offset(params_.v) + n0 * params_.v.token_stride + place_.lane;
+    const int32_t keys = min(Traits::kBlockN, tile_.record.k_len - n0);
+    constexpr int kChunk = 2;  // columns at a time: their sums stay in registers on any device
+#pragma unroll
+    for (int c0 = 0; c0 < kColumns; c0 += kChunk) {
+      for (int32_t n = 0; n < keys; ++n) {
+        const Element* const from = v + n * params_.v.token_stride + c0 * kLanes;
+        float values[kChunk];
+#pragma unroll
+        for (int c = 0; c < kChunk; ++c) values[c] = to_float(from[c * kLanes]);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          const float p = local_.p[place_.row0 + r][n];
+#pragma unroll
+          for (int c = 0; c < kChunk; ++c) acc.o[r][c0 + c] += p * values[c];
+        }
+      }
+    }
+    ::sycl::group_barrier(place_.sub_group);  // before p is written again
+  }
+
+  const PrefillParams& params_;
+  const TileRows& tile_;
+  const Place& place_;
+  LocalTiles<Traits>& local_;
+};
+
+}  // namespace exactile::sycl::portable

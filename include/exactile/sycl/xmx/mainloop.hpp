@@ -1,0 +1,301 @@
+// exactile/sycl/xmx/mainloop.hpp - the rows of one sub-group against their keys: QK^T, mask, online
+// softmax, PV (arXiv:2205.14135 Alg. 1) on the matrix engines.
+//
+// Letters: R rows of a sub-group (16 tokens of one head, or 8), N keys of a block, D head_dim, Dv
+// head_dim_v. Operands come straight from L1 through 2D block messages: no local memory, no
+// barrier.
+#pragma once
+
+#include <exactile/sycl/xmx/atoms.hpp>
+
+namespace exactile::sycl::xmx {
+
+/// The rows of a sub-group: consecutive tokens of one query head.
+struct Rows {
+  int32_t first;        ///< in the packed query tensor
+  int32_t count;        ///< that exist, 1 to 16; the others are computed from zeros
+  int32_t rows_to_end;  ///< of the first row, as Mask counts them
+  int32_t head;
+  int32_t kv_head;
+  int32_t k_begin, k_len;
+};
+
+/// `rows` rows of one head, from `token` on. traits.hpp says which tensors make legal ones.
+template <class Traits, class Pointer>
+EXACTILE_HOST_DEVICE Surface head_surface(const Tensor<Pointer>& tensor, int32_t token,
+                                          int32_t head, int32_t rows, int head_dim) {
+  using Element = typename Traits::Element;
+  const auto* const data = static_cast<const Element*>(tensor.data);
+  return {.base = data + token * tensor.token_stride + head * tensor.head_stride,
+          .width_bytes = head_dim * 2,
+          .rows = rows,
+          .pitch_bytes = static_cast<int>(tensor.token_stride * 2)};
+}
+
+template <class Traits>
+class Mainloop {
+  using Element = typename Traits::Element;
+  using Arch = typename Traits::Arch;
+  static constexpr int kBlockN = Traits::kBlockN;
+  static constexpr int kRowBlocks = Traits::kSubGroupRows / 8;
+  static constexpr int kKeyBlocks = Traits::kBlockN / 16;
+  static constexpr int kColumnBlocks = Traits::kHeadDimV / 16;
+  static constexpr int kPairs = kBlockN / 32;
+  static constexpr int kDepth = Traits::kHeadDim / 16;
+  static constexpr int kValueBlocks = Traits::kHeadDimV / 32;
+  /// (32, 32) blocks of one block of keys and values, fetched ahead by all sub-groups together.
+  static constexpr int kFetchKeys = kPairs * Traits::kHeadDim / 32;
+  static constexpr int kFetches = kFetchKeys + kPairs * kValueBlocks;
+  static constexpr int kOwnFetches = (kFetches + Traits::kSubGroups - 1) / Traits::kSubGroups;
+
+  /// The reference of a row that has seen no key: every finite score is far above it.
+  static constexpr float kUnset = -3.4e38f;
+  /// References move when a score is above by more than this, a factor of 2^8.
+  static constexpr float kSlack = 8.0f;
+  static constexpr int32_t kFar = 1 << 30;
+  static constexpr Constant<0> kZero{};
+
+ public:
+  /// Cursors of the blocks that this sub-group fetches ahead for all.
+  template <int kCount, int kIndex = 0>
+  struct Fetches {
+    Cursor<Arch, 'f', kIndex, kValueBlock, 1, 1> first;
+    Fetches<kCount - 1, kIndex + 1> others;
+
+    template <class Function>
+    EXACTILE_HOST_DEVICE void for_each(Function&& f) {
+      f(first);
+      others.for_each(f);
+    }
+  };
+  template <int kIndex>
+  struct Fetches<0, kIndex> {
+    template <class Function>
+    EXACTILE_HOST_DEVICE void for_each(Function&&) {}
+  };
+
+  /// The named registers of the kernel: declared once, used by one mainloop after the other.
+  struct Registers {
+    Accumulators<'o', kColumnBlocks, kRowBlocks> o;  // (R, Dv)
+    Accumulators<'s', kKeyBlocks, kRowBlocks> s;     // (R, N): scores, then probabilities
+    Accumulators<'l', 1, kRowBlocks> row_sum;        // (R, 16): each lane's own columns
+    Cursor<Arch, 'q', 0, kQueryBlock<kRowBlocks>, 1, 2> q;
+    Cursor<Arch, 'k', 0, kKeyBlock, kKeyBlocks, 1> k;
+    Cursor<Arch, 'v', 0, kValueBlock, kPairs, 2> v;
+    Fetches<kOwnFetches> fetches;
+
+    EXACTILE_HOST_DEVICE void declare() {
+      o.declare();
+      s.declare();
+      row_sum.declare();
+      q.declare();
+      k.declare();
+      v.declare();
+      fetches.for_each([](auto& cursor) { cursor.declare(); });
+    }
+  };
+
+  EXACTILE_HOST_DEVICE Mainloop(const PrefillParams& params, const Rows& rows, int sub_group)
+      : scale_(params.scale_log2),
+        rows_(rows),
+        sub_group_(sub_group),
+        q_(head_surface<Traits>(params.q, rows.first, rows.head, rows.count, Traits::kHeadDim)),
+        k_(head_surface<Traits>(params.k, rows.k_begin, rows.kv_head, rows.k_len,
+                                Traits::kHeadDim)),
+        v_(head_surface<Traits>(params.v, rows.k_begin, rows.kv_head, rows.k_len,
+                                Traits::kHeadDimV)) {
+    const Mask mask = params.mask;
+    const int32_t last = rows.rows_to_end - rows.count + 1;
+    const KeyRange any = mask.any_visible(rows.rows_to_end, last, rows.k_len);
+    const KeyRange all = mask.all_visible(rows.rows_to_end, last, rows.k_len);
+    begin_ = any.begin / kBlockN * kBlockN;
+    end_ = any.empty() ? begin_ : any.end;
+    steady_begin_ = ceil_div(all.begin, kBlockN) * kBlockN;
+    steady_end_ = all.end / kBlockN * kBlockN;
+    const int64_t position = int64_t{rows.k_len} - rows.rows_to_end;
+    low_ = mask.left < 0 ? -kFar : clamp(position - mask.left);
+    high_ = mask.right < 0 ? kFar : clamp(position + mask.right + 1);
+  }
+
+  /// Leaves o and row_sum in the registers and returns, per row, the reference of their
+  /// exponentials in log2 units.
+  EXACTILE_HOST_DEVICE float run(Registers& registers) const {
+    unrolled<kRowBlocks>([&](auto i) {
+      clear(registers.row_sum.at(kZero, i));
+      unrolled<kColumnBlocks>([&](auto c) { clear(registers.o.at(c, i)); });
+    });
+    float reference = kUnset;
+    if (begin_ >= end_) return reference;
+    QueryTiles queries;
+    start(registers, queries);
+    int32_t plain = kFar;  // first block from which on nothing is to be masked or given a reference
+    for (int32_t n = begin_; n < end_; n += kBlockN) {
+      attend(n, queries, registers, reference, plain);
+    }
+    return reference;
+  }
+
+ private:
+  /// All queries, where they are kept.
+  using QueryTiles = Queries<kRowBlocks>[kDepth];
+
+  EXACTILE_HOST_DEVICE void start(Registers& registers, QueryTiles& queries) const {
+    registers.q.set(q_, {0, 0});
+    registers.k.set(k_, {0, begin_});
+    registers.v.set(v_, {0, begin_});
+    int index = sub_group_;
+    registers.fetches.for_each([&](auto& cursor) {
+      const bool is_key = index < kFetchKeys;
+      const int block = is_key ? index : index - kFetchKeys;
+      const int columns = is_key ? Traits::kHeadDim / 32 : Traits::kHeadDimV / 32;
+      cursor.set(is_key ? k_ : v_, {block % columns * 32, begin_ + kBlockN + block / columns * 32});
+      index = (index + Traits::kSubGroups) % kFetches;
+    });
+    if constexpr (Traits::kKeepsQueries) {
+      unrolled<kDepth>([&](auto d) { queries[d] = load_queries<d * 16>(registers.q); });
+    }
+  }
+
+  EXACTILE_HOST_DEVICE void attend(int32_t n, const QueryTiles& queries, Registers& registers,
+                                   float& reference, int32_t& plain) const {
+    registers.fetches.for_each([](auto& cursor) {
+      prefetch(cursor);
+      cursor.template move_down<kBlockN>();
+    });
+    scores(queries, registers);
+    const Values values = load_values<0, 0>(registers.v);  // on their way during the softmax
+    keep_order();
+    if (n < plain || n >= steady_end_) {
+      hide_unseen(n, registers);
+      if (plain == kFar && set_references(registers, reference)) plain = steady_begin_;
+    }
+    unrolled<kKeyBlocks>([&](auto j) {
+      unrolled<kRowBlocks>(
+          [&](auto i) { scale_subtract<i>(registers.s.at(j, i), scale_, reference); });
+    });
+    if (any_above(registers.s, kSlack)) move_references(registers, reference);
+    add_values(values, registers);
+    registers.k.template move_down<kBlockN>();
+    registers.v.template move_down<kBlockN>();
+  }
+
+  /// 32 keys, 16 columns: the kStep'th operands of q k^T.
+  struct Keys {
+    BTile tiles[2];
+  };
+  template <int kStep>
+  EXACTILE_HOST_DEVICE static Keys keys_of(Registers& registers) {
+    constexpr int kColumn = kStep / kPairs * 8, kRow = kStep % kPairs * 32;
+    return {{load_keys<kColumn, kRow>(registers.k), load_keys<kColumn, kRow + 16>(registers.k)}};
+  }
+
+  /// s = q k^T. The operands of a step are asked for one step ahead.
+  EXACTILE_HOST_DEVICE static void scores(const QueryTiles& kept, Registers& registers) {
+    constexpr int kSteps = kDepth * kPairs;
+    QueryTiles queries;
+    if constexpr (Traits::kKeepsQueries) {
+      unrolled<kDepth>([&](auto d) { queries[d] = kept[d]; });
+    } else {
+      queries[0] = load_queries<0>(registers.q);
+    }
+    Keys keys[kSteps];
+    keys[0] = keys_of<0>(registers);
+    unrolled<kSteps>([&](auto step) {
+      constexpr int d = step / kPairs;  // columns 16 d to 16 d + 15
+      constexpr int pair = step % kPairs;
+      if constexpr (step + 1 < kSteps) {
+        if constexpr (!Traits::kKeepsQueries && pair == kPairs - 1) {
+          queries[d + 1] = load_queries<(d + 1) * 16>(registers.q);
+        }
+        keys[step + 1] = keys_of<step + 1>(registers);
+      }
+      keep_order();
+      unrolled<2>([&](auto j) {
+        unrolled<kRowBlocks>([&](auto i) {
+          multiply<Element, d == 0, i, 0>(registers.s.at(Constant<pair * 2 + j>{}, i), queries[d],
+                                          keys[step].tiles[j]);
+        });
+      });
+    });
+  }
+
+  EXACTILE_HOST_DEVICE void hide_unseen(int32_t n, Registers& registers) const {
+    unrolled<kKeyBlocks>([&](auto j) {
+      const int32_t key = n + j * 16 + lane();
+      const bool exists = key < rows_.k_len;
+      unrolled<kRowBlocks>([&](auto i) {
+        hide(registers.s.at(j, i), exists ? key - high_ - i * 8 : 8, key - low_ - i * 8);
+      });
+    });
+  }
+
+  /// Gives rows that see their first key a reference; their sums are zero. True: all have one.
+  EXACTILE_HOST_DEVICE bool set_references(Registers& registers, float& reference) const {
+    const float top = reduce_rows<Reduction::kMaximum>(registers.s) * scale_;
+    reference = reference == kUnset ? max(top, kUnset) : reference;
+    return !any(reference == kUnset);
+  }
+
+  /// Raises the references to the block's maxima. s is relative to them. A row whose maximum is
+  /// not above its reference has a factor of exactly 1.
+  EXACTILE_HOST_DEVICE static void move_references(Registers& registers, float& reference) {
+    const float rise = max(reduce_rows<Reduction::kMaximum>(registers.s), 0.0f);
+    const float factor = ::sycl::native::exp2(-rise);
+    reference += rise;
+    unrolled<kRowBlocks>([&](auto i) {
+      unrolled<kKeyBlocks>([&](auto j) { scale_subtract<i>(registers.s.at(j, i), 1.0f, rise); });
+      unrolled<kColumnBlocks>([&](auto c) { scale_rows<i>(registers.o.at(c, i), factor); });
+      scale_rows<i>(registers.row_sum.at(kZero, i), factor);
+    });
+  }
+
+  /// s = 2^s, row_sum += s, o += s v. The operands of a step are asked for one step ahead.
+  EXACTILE_HOST_DEVICE static void add_values(const Values& first, Registers& registers) {
+    constexpr int kSteps = kValueBlocks * kPairs;
+    Values values[kSteps];
+    values[0] = first;
+    ATile p[kKeyBlocks][kRowBlocks];  // (R, N)
+    unrolled<kSteps>([&](auto step) {
+      constexpr int pair = step / kValueBlocks;    // keys 32 pair to 32 pair + 31
+      constexpr int column = step % kValueBlocks;  // columns 32 column to 32 column + 31
+      if constexpr (column == 0) {
+        unrolled<2>([&](auto h) {
+          unrolled<kRowBlocks>([&](auto i) {
+            auto&& s = registers.s.at(Constant<pair * 2 + h>{}, i);
+            exp2(s);
+            add(registers.row_sum.at(kZero, i), s);
+            p[pair * 2 + h][i] = convert<Element>(s);
+          });
+        });
+      }
+      if constexpr (step + 1 < kSteps) {
+        constexpr int kNext = step + 1;
+        values[kNext] =
+            load_values<kNext % kValueBlocks * 32, kNext / kValueBlocks * 32>(registers.v);
+      }
+      keep_order();
+      unrolled<2>([&](auto c) {
+        unrolled<2>([&](auto h) {
+          unrolled<kRowBlocks>([&](auto i) {
+            multiply<Element, false, 0, c * 2 + h>(registers.o.at(Constant<column * 2 + c>{}, i),
+                                                   p[pair * 2 + h][i], values[step]);
+          });
+        });
+      });
+    });
+  }
+
+  EXACTILE_HOST_DEVICE static int32_t clamp(int64_t position) {
+    return static_cast<int32_t>(min(max(position, int64_t{-kFar}), int64_t{kFar}));
+  }
+
+  const float scale_;
+  const Rows rows_;
+  const int sub_group_;
+  const Surface q_, k_, v_;
+  int32_t begin_, end_;                // keys that some row sees; begin_ at a block's
+  int32_t steady_begin_, steady_end_;  // blocks that all rows see whole
+  int32_t low_, high_;                 // row r sees the keys [low_ + r, high_ + r) that exist
+};
+
+}  // namespace exactile::sycl::xmx

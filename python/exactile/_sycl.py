@@ -1,0 +1,418 @@
+"""Runs on SYCL devices: queues, kernels, results. Loads the SYCL runtime when first asked to."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from exactile import _core
+from exactile._device import backend_of
+
+_ONEAPI = 14  # DLPack
+_DLPACK_CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
+_SUB_GROUP = 16
+_INSTALL = (
+    "pip install 'exactile[sycl]' (from a clone: '.[sycl]') brings it for Intel GPUs, "
+    "'exactile[sycl-cpu]' adds a SYCL CPU device"
+)
+
+# What `import exactile` does for this backend: it makes the CPU device known, and loads nothing.
+_installed = importlib.util.find_spec("exactile_sycl") is not None
+if _installed:
+    importlib.import_module("exactile_sycl")
+
+
+class Runtime(NamedTuple):
+    """The SYCL runtime, once loaded."""
+
+    sycl: Any  # exactile_sycl._sycl
+    dpctl: Any
+    wheel: str
+    """Folder of the SPIR-V that was compiled when the package was built; may not exist."""
+
+
+_lock = threading.Lock()
+_runtime: Runtime | None = None
+_kernels: dict[Any, Any] = {}
+_devices: dict[Any, dict[str, Any]] = {}
+_queues: dict[int, Any] = {}
+
+
+def runtime() -> Runtime:
+    """Load the SYCL runtime.
+
+    Raises
+    ------
+    RuntimeError
+        It is not installed, or cannot be loaded.
+    """
+    global _runtime
+    with _lock:
+        if _runtime is None:
+            if not _installed:
+                raise RuntimeError(
+                    f"exactile: the sycl backend needs the SYCL runtime, which is not installed: "
+                    f"{_INSTALL}"
+                )
+            try:
+                dpctl = importlib.import_module("dpctl")  # loads libsycl, wherever it lies
+                sycl = importlib.import_module("exactile_sycl._sycl")
+            except ImportError as error:
+                raise RuntimeError(
+                    f"exactile: the SYCL runtime cannot be loaded ({error}): {_INSTALL}"
+                ) from error
+            atexit.register(sycl.drain)
+            _runtime = Runtime(sycl, dpctl, str(Path(str(sycl.__file__)).parent / "spirv"))
+        return _runtime
+
+
+def default_queue() -> Any:
+    """Queue on the device that SYCL prefers here.
+
+    Raises
+    ------
+    RuntimeError
+        No runtime, or no device.
+    """
+    dpctl = runtime().dpctl
+    try:
+        return dpctl.SyclQueue()
+    except dpctl.SyclQueueCreationError as error:
+        raise RuntimeError(
+            "exactile: the SYCL runtime finds no device: install the driver of the GPU, or "
+            "pip install 'exactile[sycl-cpu]' for a CPU device; import exactile before anything "
+            f"asks for devices ({error})"
+        ) from None
+
+
+def queue_of(x: Any, stream: Any) -> Any:
+    """The dpctl.SyclQueue to run on: `stream`, else that of array `x`.
+
+    Raises
+    ------
+    TypeError
+        `stream` is no dpctl.SyclQueue.
+    RuntimeError
+        As `default_queue`.
+    """
+    dpctl = runtime().dpctl
+    if stream is not None:
+        if not isinstance(stream, dpctl.SyclQueue):
+            raise TypeError(
+                "varlen_prefill: expected stream to be a dpctl.SyclQueue on the sycl backend, got "
+                f"{type(stream).__name__}"
+            )
+        return stream
+    own = getattr(x, "sycl_queue", None)
+    if isinstance(own, dpctl.SyclQueue):
+        return own
+    try:
+        device_type, ordinal = (int(number) for number in x.__dlpack_device__())
+    except Exception:  # no array: refused when its arguments are checked
+        return default_queue()
+    devices = dpctl.get_devices()
+    if device_type != _ONEAPI or ordinal >= len(devices):
+        return default_queue()
+    if ordinal not in _queues:
+        _queues[ordinal] = dpctl.SyclQueue(devices[ordinal], property="in_order")
+    return _queues[ordinal]
+
+
+def device_info(queue: Any) -> dict[str, Any]:
+    """What a queue's device can do."""
+    device = queue.sycl_device
+    if device not in _devices:
+        _devices[device] = runtime().sycl.device_info(queue.addressof_ref())
+    return _devices[device]
+
+
+def planning_target(
+    queue: Any, dtype: str, head_dim: int, head_dim_v: int
+) -> tuple[str, int | None]:
+    """Kernel that a plan is made for, and the work-groups that run at a time, if a device says.
+
+    Parameters
+    ----------
+    queue : dpctl.SyclQueue or None
+        None: the default device, where there is one.
+    """
+    info = None
+    if queue is not None:
+        info = device_info(queue)
+    elif _installed:
+        try:
+            info = device_info(default_queue())
+        except RuntimeError:  # plans need no device
+            info = None
+    kernel = _choose_kernel(info, dtype, head_dim, head_dim_v)
+    shape = _core.sycl_shape(kernel, dtype, head_dim, head_dim_v)
+    if info is None or shape is None:
+        return kernel, None
+    if info["is_cpu"]:
+        return kernel, info["compute_units"]
+    _, _, threads, _, registers = shape
+    threads_per_unit = info["threads_per_unit"] * 128 // registers
+    at_a_time = info["compute_units"] * threads_per_unit * _SUB_GROUP // threads
+    return kernel, max(1, at_a_time)
+
+
+def _choose_kernel(info: dict[str, Any] | None, dtype: str, head_dim: int, head_dim_v: int) -> str:
+    """Name of the kernel for a device; EXACTILE_SYCL_KERNEL forces one."""
+    if forced := os.environ.get("EXACTILE_SYCL_KERNEL"):
+        return forced
+    own = f"xmx_{info['xmx']}" if info else ""
+    if own in _core.SYCL_KERNELS and _core.sycl_shape(own, dtype, head_dim, head_dim_v):
+        return own
+    return "portable"
+
+
+def _check_device(queue: Any, kernel: str, dtype: str, threads: int, local_bytes: int) -> None:
+    info = device_info(queue)
+    missing = None
+    if not info["usm"]:
+        missing = "USM device allocations"
+    elif _SUB_GROUP not in info["sub_group_sizes"]:
+        missing = f"sub-groups of {_SUB_GROUP} work-items (has {info['sub_group_sizes']})"
+    elif dtype == "float16" and not info["fp16"]:
+        missing = "the aspect fp16, which float16 needs; use float32 or bfloat16"
+    elif info["max_work_group_size"] < threads:
+        missing = f"work-groups of {threads} work-items (has {info['max_work_group_size']})"
+    elif info["local_bytes"] < local_bytes:
+        missing = f"{local_bytes} bytes of local memory (has {info['local_bytes']})"
+    elif kernel not in ("portable", "xmx_emulated", f"xmx_{info['xmx']}"):
+        missing = f"the matrix engines that the kernel {kernel} is made for"
+    if missing:
+        raise RuntimeError(f"exactile: sycl: the device {info['name']} lacks {missing}")
+
+
+# --- kernels ----------------------------------------------------------------------------------
+
+
+def _kernel(queue: Any, source: str, name_expression: str, registers: int) -> Any:
+    """The kernel, loaded for the context and device of a queue."""
+    key = (queue.sycl_context, queue.sycl_device, source, name_expression)
+    if key not in _kernels:
+        _, _, name, image = find_spirv(queue, source, name_expression)
+        _kernels[key] = runtime().sycl.load(queue.addressof_ref(), image, name, registers)
+    return _kernels[key]
+
+
+def find_spirv(queue: Any, source: str, name_expression: str) -> tuple[str, str, str, bytes]:
+    """(origin, cache key, name, SPIR-V) of a program: found, or compiled and kept.
+
+    Raises
+    ------
+    RuntimeError
+        It does not compile; with the compiler's log.
+    """
+    wheel = runtime().wheel
+    found = _core.sycl_look_up(source, name_expression, wheel)
+    if found is None:
+        name, image = compile_program(queue, source, name_expression)
+        found = _core.sycl_keep(source, name_expression, wheel, name, image)
+    return found
+
+
+def compile_program(queue: Any, source: str, name_expression: str) -> tuple[str, bytes]:
+    """(name, SPIR-V) of a program, compiled in a process of its own: the compiler may crash.
+
+    Raises
+    ------
+    RuntimeError
+        As `find_spirv`.
+    """
+    info = device_info(queue)
+    if not info["compiles"]:
+        raise RuntimeError(
+            f"exactile: sycl: {name_expression} is not in the cache, and the SYCL runtime cannot "
+            f"compile for {info['name']}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "kernel.spv"
+        request = {
+            "device": _filter_string(queue.sycl_device),
+            "source": source,
+            "name_expression": name_expression,
+            "flags": [*_core.SYCL_FLAGS, "-I", str(Path(_core.__file__).parent / "include")],
+            "image": str(image),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "exactile._sycl_compile"],
+            cwd=Path(__file__).parents[1],  # found there, whatever the user's folder holds
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return done.stdout.strip(), image.read_bytes()
+    how = f"ended with signal {-done.returncode}" if done.returncode < 0 else "failed"
+    log = done.stderr.strip()
+    hint = ""
+    if "file not found" in log:
+        hint = "\nIt takes the C++ standard library's headers from this machine: install g++."
+    raise RuntimeError(
+        f"exactile: the SYCL compiler {how} for {name_expression} on {info['name']}:\n{log}{hint}"
+    )
+
+
+def _filter_string(device: Any) -> str:
+    while (parent := device.parent_device) is not None:
+        device = parent
+    return str(device.get_filter_string())
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+class PlanMemory:
+    """What a plan keeps on the devices that have run it."""
+
+    def __init__(self) -> None:
+        self._of_device: dict[Any, Any] = {}
+
+    def on(self, core: _core.Plan, queue: Any) -> Any:
+        """Lists and counters of the plan on a queue's device, uploaded on first use."""
+        key = (queue.sycl_context, queue.sycl_device)
+        if key not in self._of_device:
+            lists = _core.sycl_lists(core)
+            self._of_device[key] = runtime().sycl.PlanMemory(queue.addressof_ref(), lists)
+        return self._of_device[key]
+
+
+def run(
+    core: _core.Plan,
+    memory: PlanMemory,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    return_lse: bool,
+    scale: float,
+    stream: Any,
+    work_groups: int = 0,
+) -> Any:
+    """Run a plan on arrays in USM. Arguments as those of `Plan.run`.
+
+    `work_groups` is the address of two int32 in USM, for tests: counts of work-groups launched and
+    of tiles with work are added to them by another instantiation of the kernel.
+    """
+    if backend_of(q) != "sycl":  # says so, whatever is installed
+        _core.sycl_params(core, q, k, v, q if out is None else out, 0, scale)
+    sycl = runtime().sycl
+    queue = queue_of(q, stream)
+    address = queue.addressof_ref()
+    results = _Results(q, queue)
+    result = out
+    if out is None:
+        result = results.empty((core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
+    lse = results.empty((core.num_heads_q, core.total_q), "float32") if return_lse else None
+    lse_address = 0 if lse is None else results.address(lse)
+    params, addresses = _core.sycl_params(core, q, k, v, result, lse_address, scale, work_groups)
+    for name, pointer in addresses:
+        if not sycl.is_reachable(address, pointer):
+            raise ValueError(
+                f"varlen_prefill: expected {name} in memory of the queue's context, got an array "
+                "of another context; make both from one queue, or copy the array"
+            )
+    threads, local_bytes, registers, source, name_expression = _core.sycl_kernel(
+        core, work_groups != 0
+    )
+    _check_device(queue, core.sycl_kernel, core.dtype, threads, local_bytes)
+    if core.launched > 0:
+        on_device = memory.on(core, queue)
+        persistent = core.policy == "ValidOnlyPersistent"
+        counter = on_device.counter(address) if persistent else 0
+        sycl.launch(
+            address,
+            _kernel(queue, source, name_expression, registers),
+            params,
+            _core.sycl_schedule(core, on_device.address, counter),
+            counter,
+            core.launched,
+            threads,
+            (on_device, q, k, v, result, lse),
+        )
+    if out is None:
+        result = results.give_back(result)
+    return (result, results.give_back(lse)) if return_lse else result
+
+
+class _Results:
+    """Where results come from.
+
+    dpnp allocates its own, on the queue of the run. Others get memory of ours through their
+    ``from_dlpack`` when the kernel is done: they know nothing of our queue.
+    """
+
+    def __init__(self, q: Any, queue: Any) -> None:
+        self._q, self._queue = q, queue
+        self._namespace: Any = (
+            q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
+        )
+        self._is_dpnp = hasattr(q, "sycl_queue") and hasattr(q, "usm_type")
+        if self._is_dpnp:  # a usm_ndarray of a dpnp array names dpnp, its own is dpnp.tensor
+            self._namespace = sys.modules[type(q).__module__.rpartition(".")[0]]
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """An uninitialised array in USM."""
+        if self._is_dpnp:
+            return self._namespace.empty(
+                shape,
+                dtype="float32" if dtype == "float32" else self._q.dtype,
+                usm_type=self._q.usm_type,
+                sycl_queue=self._queue,
+            )
+        code, bits = _DLPACK_CODES[dtype]
+        if dtype == "bfloat16" and "bfloat16" not in str(self._q.dtype):
+            code = 1  # uint16 storage, as q
+        ordinal = int(self._q.__dlpack_device__()[1])
+        return runtime().sycl.empty(self._queue.addressof_ref(), shape, code, bits, ordinal)
+
+    def address(self, result: Any) -> int:
+        """Where the elements of what `empty` gave begin."""
+        if self._is_dpnp:
+            return int(result.__sycl_usm_array_interface__["data"][0])
+        return int(runtime().sycl.address(result))
+
+    def give_back(self, result: Any) -> Any:
+        """`result` as an array of the library of q."""
+        if self._is_dpnp:
+            return result
+        self._queue.wait()
+        if self._namespace is None or not hasattr(self._namespace, "from_dlpack"):
+            raise TypeError(
+                f"varlen_prefill: {type(self._q).__name__} has no array namespace to make the "
+                "result with; pass out="
+            )
+        return self._namespace.from_dlpack(result)
+
+
+# --- what there is ----------------------------------------------------------------------------
+
+
+def info() -> dict[str, Any]:
+    """What `exactile.info` says of this backend; loads the runtime where it is installed."""
+    found: dict[str, Any] = {"available": False, "reason": None, "runtime": None, "devices": []}
+    found["cache_dir"] = _core.cache_directory()
+    try:
+        loaded = runtime()
+        found["runtime"] = f"dpctl {loaded.dpctl.__version__}"
+        for device in loaded.dpctl.get_devices():
+            about = device_info(loaded.dpctl.SyclQueue(device))
+            found["devices"].append(about | {"kernel": _choose_kernel(about, "bfloat16", 128, 128)})
+        found["kernels"] = len(list(Path(loaded.wheel).glob("*.spv")))
+        default_queue()
+        found["available"] = True
+    except RuntimeError as error:
+        found["reason"] = str(error)
+    return found

@@ -1,0 +1,175 @@
+// src/sycl/kernels.cpp - a row of support.def without portable Traits does not compile.
+#include "kernels.hpp"
+
+#include <exactile/support.def>
+#include <exactile/sycl/portable/traits.hpp>
+#include <exactile/sycl/xmx/traits.hpp>
+#include <iterator>
+#include <optional>
+#include <stdexcept>
+
+namespace exactile::sycl {
+namespace {
+
+/// A row of support.def for this backend, with the shapes of its kernels.
+struct Row {
+  Dtype dtype;
+  int32_t head_dim;
+  int32_t head_dim_v;
+  std::optional<Shape> shapes[kNumSyclKernels];  // by SyclKernel
+};
+
+template <class Traits, int kRegisters = 128>
+constexpr Shape shape_of_traits() {
+  return {.block_m = Traits::kBlockM,
+          .block_n = Traits::kBlockN,
+          .row_step = Traits::kSubGroupRows,
+          .threads = Traits::kThreads,
+          .local_bytes = Traits::kLocalBytes,
+          .registers = kRegisters};
+}
+
+template <Dtype kDtype>
+struct ElementOf {
+  using Type = float;
+};
+template <>
+struct ElementOf<Dtype::kFloat16> {
+  using Type = Fp16;
+};
+template <>
+struct ElementOf<Dtype::kBfloat16> {
+  using Type = Bf16;
+};
+
+template <Backend kBackend, Dtype kDtype, int kHeadDim, int kHeadDimV>
+void add_row(std::vector<Row>& rows) {
+  if constexpr (kBackend == Backend::kSycl) {
+    using Element = typename ElementOf<kDtype>::Type;
+    Row row{.dtype = kDtype,
+            .head_dim = kHeadDim,
+            .head_dim_v = kHeadDimV,
+            .shapes = {shape_of_traits<portable::Traits<Element, kHeadDim, kHeadDimV>>()}};
+    if constexpr (kDtype != Dtype::kFloat32) {
+      const auto shape = [&](SyclKernel kernel) -> auto& {
+        return row.shapes[static_cast<int>(kernel)];
+      };
+      using XeHpc = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::XeHpc>;
+      using Xe2 = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::Xe2>;
+      shape(SyclKernel::kXmxXeHpc) = shape_of_traits<XeHpc, XeHpc::kRegisters>();
+      shape(SyclKernel::kXmxXe2) = shape_of_traits<Xe2, Xe2::kRegisters>();
+      shape(SyclKernel::kXmxEmulated) = shape_of_traits<XeHpc>();
+    }
+    rows.push_back(row);
+  }
+}
+
+const std::vector<Row>& rows() {
+  static const std::vector<Row> all = [] {
+    std::vector<Row> rows;
+#define EXACTILE_ROW(backend, dtype, head_dim, head_dim_v) \
+  add_row<Backend::backend, Dtype::dtype, head_dim, head_dim_v>(rows);
+    EXACTILE_SUPPORT(EXACTILE_ROW)
+#undef EXACTILE_ROW
+    return rows;
+  }();
+  return all;
+}
+
+std::optional<Shape> find_shape(SyclKernel kernel, Dtype dtype, int64_t head_dim,
+                                int64_t head_dim_v) {
+  for (const Row& row : rows()) {
+    if (row.dtype == dtype && row.head_dim == head_dim && row.head_dim_v == head_dim_v) {
+      return row.shapes[static_cast<int>(kernel)];
+    }
+  }
+  return std::nullopt;
+}
+
+/// Where the templates of a kernel lie, and what one of its instances is told besides the row.
+struct Room {
+  const char* name;              ///< folder and namespace
+  const char* traits_arguments;  ///< after the head dims: ", Architecture"
+  const char* macros;            ///< before the headers
+};
+
+/// By SyclKernel. A kernel for some devices only is a line here, its name in kSyclKernelNames, its
+/// Traits in add_row(), and a device's choice of it in _choose_kernel() of _sycl.py.
+constexpr Room kRooms[] = {
+    {.name = "portable", .traits_arguments = "", .macros = ""},
+    {.name = "xmx", .traits_arguments = ", exactile::sycl::xmx::XeHpc", .macros = ""},
+    {.name = "xmx", .traits_arguments = ", exactile::sycl::xmx::Xe2", .macros = ""},
+    {.name = "xmx",
+     .traits_arguments = ", exactile::sycl::xmx::XeHpc",
+     .macros = "#define EXACTILE_XMX_EMULATED\n"},
+};
+static_assert(std::size(kRooms) == kNumSyclKernels);
+
+std::string traits_name(const KernelSpec& spec, const Room& room) {
+  constexpr const char* kElements[] = {"float", "exactile::sycl::Fp16", "exactile::sycl::Bf16"};
+  return std::string("exactile::sycl::") + room.name + "::Traits<" +
+         kElements[static_cast<int>(spec.dtype)] + ", " + std::to_string(spec.head_dim) + ", " +
+         std::to_string(spec.head_dim_v) + room.traits_arguments + ">";
+}
+
+}  // namespace
+
+bool has_row(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v) {
+  return find_shape(kernel, dtype, head_dim, head_dim_v).has_value();
+}
+
+Shape shape_of(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v) {
+  const auto shape = find_shape(kernel, dtype, head_dim, head_dim_v);
+  if (!shape) {
+    throw std::invalid_argument(std::string("exactile: sycl: the ") +
+                                name_of(kernel, kSyclKernelNames) + " kernel does not take " +
+                                name_of(dtype, kDtypeNames) + " with head dims (" +
+                                std::to_string(head_dim) + ", " + std::to_string(head_dim_v) + ")");
+  }
+  return *shape;
+}
+
+Shape planning_shape(const PlanRequest& request) {
+  return shape_of(request.sycl_kernel, request.dtype, request.head_dim, request.head_dim_v);
+}
+
+jit::Program make_program(const KernelSpec& spec) {
+  const Room& room = kRooms[static_cast<int>(spec.kernel)];
+  std::string source = std::string(room.macros) +
+                       "#include <exactile/scheduler/individual.hpp>\n"
+                       "#include <exactile/scheduler/persistent.hpp>\n"
+                       "#include <exactile/scheduler/valid_only.hpp>\n"
+                       "#include <exactile/sycl/" +
+                       room.name + "/kernel.hpp>\n";
+  std::string policy = std::string("exactile::") + name_of(spec.scheduler, kSchedulerNames);
+  if (spec.user) {
+    const UserScheduler& user = *spec.user;
+    policy = user.name;
+    source += "#line 1 \"" + user.name + "\"\n" + user.source + "\n";
+    source += "static_assert(exactile::TileScheduler<" + policy + ">);\n";
+    source += "static_assert(exactile::SameAs<" + policy +
+              "::Params, exactile::" + name_of(user.like, kSchedulerNames) + "::Params>);\n";
+  }
+  return {.source = std::move(source),
+          .name_expression = std::string("exactile::sycl::") + room.name + "::prefill_kernel<" +
+                             traits_name(spec, room) + ", " + policy + ", " +
+                             (spec.count ? "true" : "false") + ">",
+          .architecture = "",
+          .language = jit::Language::kSycl};
+}
+
+std::vector<jit::Program> shipped_programs() {
+  std::vector<jit::Program> programs;
+  for (const Row& row : rows()) {
+    for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
+      programs.push_back(make_program({.kernel = SyclKernel::kPortable,
+                                       .dtype = row.dtype,
+                                       .head_dim = row.head_dim,
+                                       .head_dim_v = row.head_dim_v,
+                                       .scheduler = static_cast<SchedulerKind>(scheduler)}));
+    }
+  }
+  return programs;
+}
+
+}  // namespace exactile::sycl

@@ -1,0 +1,107 @@
+// src/sycl/launch.cpp - a checked plan and its arrays -> Params, as bytes for the runtime's module.
+#include "launch.hpp"
+
+#include <cmath>
+#include <exactile/scheduler/individual.hpp>
+#include <exactile/scheduler/persistent.hpp>
+#include <exactile/scheduler/valid_only.hpp>
+#include <exactile/sycl/params.hpp>
+#include <exactile/sycl/xmx/traits.hpp>
+
+namespace exactile::sycl {
+namespace {
+
+/// A dimension of one element is stepped over by nobody: its stride says nothing.
+int64_t used_stride(const ArrayRef& a, int dimension) {
+  return a.shape[dimension] > 1 ? a.strides[dimension] : a.shape[2];
+}
+
+Tensor<void*> tensor_of(const ArrayRef& a) {
+  return {.data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
+}
+
+template <class T>
+std::string as_bytes(const T& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof(T)};
+}
+
+/// Bytes of cu_seqlens_q, and of cu_seqlens_k; records behind both are aligned to 16.
+std::size_t cu_bytes(const Plan& plan) {
+  return ceil_div<std::size_t>(plan.cu_seqlens_q.size() * sizeof(int32_t), sizeof(TileRecord)) *
+         sizeof(TileRecord);
+}
+
+}  // namespace
+
+std::string refusal(const Plan& plan, const PrefillArgs& args) {
+  if (plan.sycl_kernel == SyclKernel::kPortable) return "";
+  const std::pair<const char*, const ArrayRef&> arrays[] = {
+      {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
+  for (const auto& [name, array] : arrays) {
+    const Tensor<void*> tensor = tensor_of(array);
+    if (array.shape[0] == 0 || xmx::is_reachable(tensor)) continue;
+    return std::string("expected tokens and heads of ") + name +
+           " on 64-byte boundaries for the XMX kernel, got strides of " +
+           std::to_string(tensor.token_stride) + " and " + std::to_string(tensor.head_stride) +
+           " elements from address " + std::to_string(reinterpret_cast<uint64_t>(tensor.data)) +
+           "; copy the array, or set EXACTILE_SYCL_KERNEL=portable before the plan is made";
+  }
+  return "";
+}
+
+std::string lists(const Plan& plan) {
+  const std::size_t record_bytes = plan.records ? plan.num_records * sizeof(TileRecord) : 0;
+  const auto text = [](const auto* data, std::size_t bytes) {
+    return std::string_view(reinterpret_cast<const char*>(data), bytes);
+  };
+  std::string bytes(text(plan.cu_seqlens_q.data(), plan.cu_seqlens_q.size() * sizeof(int32_t)));
+  bytes.resize(cu_bytes(plan));
+  bytes += text(plan.cu_seqlens_k.data(), plan.cu_seqlens_k.size() * sizeof(int32_t));
+  bytes.resize(2 * cu_bytes(plan));
+  return bytes += text(plan.records.get(), record_bytes);
+}
+
+std::string params(const Plan& plan, const PrefillArgs& args) {
+  const auto input = [](const ArrayRef& a) {
+    const auto [data, token_stride, head_stride] = tensor_of(a);
+    return Tensor<const void*>{data, token_stride, head_stride};
+  };
+  return as_bytes(PrefillParams{
+      .q = input(args.q),
+      .k = input(args.k),
+      .v = input(args.v),
+      .out = tensor_of(args.out),
+      .lse = args.lse,
+      .lse_head_stride = plan.total_q(),
+      .group = plan.group(),
+      .tile_heads = plan.pack_gqa ? plan.group() : 1,
+      .tile_tokens = plan.tile_tokens,
+      .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
+      .mask = plan.mask,
+      .work_groups = args.work_groups,
+  });
+}
+
+std::string schedule(const Plan& plan, uint64_t lists, uint64_t counter) {
+  const auto at = [&](std::size_t offset) { return reinterpret_cast<const void*>(lists + offset); };
+  if (plan.scheduler == SchedulerKind::kIndividual) {
+    return as_bytes(PaddedGrid{
+        .cu_seqlens_q = static_cast<const int32_t*>(at(0)),
+        .cu_seqlens_k = static_cast<const int32_t*>(at(cu_bytes(plan))),
+        .batch = plan.batch(),
+        .num_heads = plan.tile_heads,
+        .max_m_blocks = plan.max_m_blocks,
+        .tile_tokens = plan.tile_tokens,
+    });
+  }
+  const CompactList list{
+      .records = static_cast<const TileRecord*>(at(2 * cu_bytes(plan))),
+      .num_records = static_cast<int32_t>(plan.num_records),
+      .num_heads = plan.tile_heads,
+      .head_major = plan.order == ListOrder::kHeadMajor,
+  };
+  if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return as_bytes(list);
+  return as_bytes(CountedList{.list = list, .counter = reinterpret_cast<int32_t*>(counter)});
+}
+
+}  // namespace exactile::sycl

@@ -1,0 +1,55 @@
+"""Shared by the SYCL tests: batches on the device, and why there is none."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import exactile
+from conftest import Batch
+from exactile import _core, _sycl
+
+REASON = exactile.info()["backends"]["sycl"]["reason"]
+try:
+    import dpnp
+except ImportError:
+    dpnp: Any = None
+    REASON = REASON or "dpnp is not installed"
+needs_device = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+ROWS = [row[1:] for row in _core.support() if row[0] == "sycl"]
+
+
+def put(x: np.ndarray, queue: Any = None) -> Any:
+    """A dpnp array; bfloat16 as uint16 storage."""
+    x = x.view(np.uint16) if x.dtype == ml_dtypes.bfloat16 else x
+    return dpnp.asarray(x, sycl_queue=queue)
+
+
+def get(x: Any, dtype: Any) -> np.ndarray:
+    """A numpy array of `dtype`; waits for the array's queue."""
+    host = dpnp.asnumpy(x)
+    return host.view(ml_dtypes.bfloat16) if dtype == ml_dtypes.bfloat16 else host
+
+
+def on_device(batch: Batch, queue: Any = None) -> Batch:
+    return replace(batch, **{name: put(getattr(batch, name), queue) for name in "qkv"})
+
+
+def run(batch: Batch, queue: Any = None, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(out, lse) of a host batch, computed on the device."""
+    out, lse = on_device(batch, queue).run(dtype=batch.q.dtype.name, **options)
+    return get(out, batch.q.dtype), dpnp.asnumpy(lse)
+
+
+def compile_ahead(plans: list[exactile.Plan]) -> None:
+    """Compile what is not in the cache yet, two at a time."""
+    queue = _sycl.default_queue()
+    programs = {_core.sycl_kernel(plan._core)[-2:] for plan in plans}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda program: _sycl.find_spirv(queue, *program), programs))
