@@ -3,8 +3,8 @@
 //
 // The list holds the records of write_tiles(). A thread finds its record by bisection of the tiles
 // before each sequence, so one long sequence and many short ones take as long. Longest first is a
-// counting sort by key blocks: the blocks of one cluster count their tiles by cost, exchange the
-// counts through distributed shared memory, and place; tiles of equal cost come in any order.
+// counting sort by keys: the blocks of one cluster count their tiles by bin, exchange the counts
+// through distributed shared memory, and place; tiles of one bin come in any order.
 #pragma once
 
 #include <exactile/cuda/planner_params.hpp>
@@ -110,7 +110,7 @@ class Chunk {
   int32_t total_;
 };
 
-/// Takes `tile`'s place in a table by bin: returns what the table had before. Lanes of a warp that
+/// Takes a place in a table by bin: returns what the table had before. Lanes of a warp that
 /// follow one another in the same bin take theirs together; a bin of -1 takes none.
 EXACTILE_DEVICE int32_t take_place(int32_t* table, int32_t bin) {
   const int32_t lane = thread() % 32;

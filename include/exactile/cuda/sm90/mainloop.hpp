@@ -181,8 +181,8 @@ class Mainloop {
   }
 
   /// Zeroes rows [first_row, end_row) of V, past the sequence's last key: they are its neighbour's,
-  /// and 0 x NaN is NaN.
-  /// Each warpgroup does all of it before it reads V, so that they need not wait for each other.
+  /// and 0 x NaN is NaN. Each warpgroup does all of it before it reads V, so that they need not
+  /// wait for each other.
   EXACTILE_DEVICE void clear_values(int32_t first_row, int32_t end_row) {
     constexpr int kRowBytes = Layout::kRowBytes;
     constexpr int kWords = kRowBytes / 16;
