@@ -131,7 +131,7 @@ PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
       .head_dim = plan.head_dim,
       .head_dim_v = plan.head_dim_v,
       .group = plan.group(),
-      .pack_gqa = plan.pack_gqa,
+      .tile_heads = plan.pack_gqa ? plan.group() : 1,
       .tile_tokens = plan.tile_tokens,
       .max_len_k = plan.max_len_k,
       .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),

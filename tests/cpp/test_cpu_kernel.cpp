@@ -93,7 +93,7 @@ void run(Batch<Element>& batch, bool pack_gqa) {
       .head_dim = kHeadDim,
       .head_dim_v = kHeadDim,
       .group = group,
-      .pack_gqa = pack_gqa,
+      .tile_heads = tile_heads,
       .tile_tokens = kBlockM / tile_heads,
       .max_len_k = max_len_k,
       .scale_log2 = 1.44269504f / 8,

@@ -25,7 +25,7 @@ void prefill_kernel(const PrefillParams& params, const typename Scheduler::Param
     const TileRows tile(params, work);
     const KvSource<Traits> source(params, work.rows, tile.kv_head, scratch);
     TileIo<Traits>::load(params, tile, scratch);
-    Mainloop<Traits>::run(params, source, tile.rows, scratch, next);
+    Mainloop<Traits>::run(params, source, tile.rows(), scratch, next);
     TileIo<Traits>::store(params, tile, scratch);
   }
   if (params.stream_out) stream_fence();

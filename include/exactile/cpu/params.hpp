@@ -16,10 +16,10 @@ struct PrefillParams {
   int32_t head_dim;         ///< of q and k; a multiple of 16
   int32_t head_dim_v;       ///< of v and out; a multiple of 16
   int32_t group;            ///< query heads per kv head
-  bool pack_gqa;        ///< a tile holds all query heads of a group; WorkTile::head is a kv head
-  int32_t tile_tokens;  ///< tokens in a full tile: kBlockM, or kBlockM / group
-  int32_t max_len_k;    ///< keys of the longest sequence
-  float scale_log2;     ///< softmax_scale * log2(e), > 0
+  int32_t tile_heads;       ///< query heads in a tile: group with GQA packing, else 1
+  int32_t tile_tokens;      ///< tokens in a full tile: kBlockM, or kBlockM / group
+  int32_t max_len_k;        ///< keys of the longest sequence
+  float scale_log2;         ///< softmax_scale * log2(e), > 0
   Mask mask;
   bool stream_out;  ///< write out past the caches; its rows are 64-byte aligned
 };

@@ -20,7 +20,7 @@ class Prefetch {
   EXACTILE_INLINE void start(const WorkTile& tile) {
     record_ = tile.rows;
     const TileRows rows(params_, tile);
-    tokens_ = rows.rows / rows.heads;
+    tokens_ = rows.tokens;
     heads_ = rows.heads;
     first_head_ = rows.first_head;
     kv_head_ = rows.kv_head;

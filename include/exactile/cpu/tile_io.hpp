@@ -2,34 +2,10 @@
 #pragma once
 
 #include <exactile/cpu/scratch.hpp>
-#include <exactile/scheduler/concepts.hpp>
+#include <exactile/tile_rows.hpp>
 
 namespace exactile::cpu {
 inline namespace EXACTILE_CPU_ISA {
-
-/// Where the rows of a tile lie. Row r is token r / heads, head r % heads: with GQA packing the
-/// query heads of one token are neighbours, without it heads is 1.
-struct TileRows {
-  TileRecord record;
-  int32_t rows;
-  int32_t heads;
-  int32_t first_head;  ///< query head of row 0
-  int32_t kv_head;
-
-  EXACTILE_INLINE TileRows(const PrefillParams& params, const WorkTile& tile)
-      : record(tile.rows),
-        rows(tile.num_tokens(params.tile_tokens) * (params.pack_gqa ? params.group : 1)),
-        heads(params.pack_gqa ? params.group : 1),
-        first_head(tile.head * heads),
-        kv_head(first_head / params.group) {}
-
-  EXACTILE_INLINE int64_t token(int row) const { return record.q_begin + row / heads; }
-  EXACTILE_INLINE int head(int row) const { return first_head + row % heads; }
-  template <class Pointer>
-  EXACTILE_INLINE int64_t offset(const Tensor<Pointer>& tensor, int row) const {
-    return token(row) * tensor.token_stride + head(row) * tensor.head_stride;
-  }
-};
 
 template <class Traits>
 struct TileIo {
@@ -43,18 +19,18 @@ struct TileIo {
   /// repeat it.
   static void load(const PrefillParams& params, const TileRows& tile, Scratch<Traits>& scratch) {
     const auto* const q = static_cast<const Element*>(params.q.data);
-    const int padded_rows = (tile.rows + kPanel - 1) / kPanel * kPanel;
+    const int padded_rows = (tile.rows() + kPanel - 1) / kPanel * kPanel;
     for (int row0 = 0; row0 < padded_rows; row0 += kLanes) {
       const Element* from[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        const int row = min(row0 + i, tile.rows - 1);
-        const auto rows_to_end = static_cast<int32_t>(tile.record.q_end - tile.token(row));
+        const int row = min(row0 + i, tile.rows() - 1);
+        const int32_t rows_to_end = tile.rows_to_end(row);
         const KeyRange keys = params.mask.visible(rows_to_end, tile.record.k_len);
         scratch.key_begin[row0 + i] = keys.begin;
         scratch.key_end[row0 + i] = keys.end;
         from[i] = q + tile.offset(params.q, row);
       }
-      if (row0 >= tile.rows) continue;  // vectors without a row are not computed
+      if (row0 >= tile.rows()) continue;  // vectors without a row are not computed
       Scalar* const to = scratch.q + panel_offset(row0, params.head_dim / kPerScalar);
       transpose_rows(from, params.head_dim, to);
     }
@@ -77,12 +53,12 @@ struct TileIo {
                          const Scratch<Traits>& scratch) {
     constexpr int kChunk = 64 / sizeof(Element) < kLanes ? kLanes : 64 / sizeof(Element);
     auto* const out = static_cast<Element*>(params.out.data);
-    for (int row0 = 0; row0 < tile.rows; row0 += kLanes) {
+    for (int row0 = 0; row0 < tile.rows(); row0 += kLanes) {
       const Floats sum = cpu::load<Floats>(scratch.row_sum + row0);
       const Ints seen = sum != Floats{};
       const Floats inverse = 1.0f / sum;
       const float* const o = scratch.o + panel_offset(row0, params.head_dim_v);
-      const int rows = min(kLanes, tile.rows - row0);
+      const int rows = min(kLanes, tile.rows() - row0);
       Element* to[kLanes];
       for (int i = 0; i < rows; ++i) to[i] = out + tile.offset(params.out, row0 + i);
       // A cache line of every row at a time: a streaming store has to fill it.
@@ -128,7 +104,7 @@ struct TileIo {
   static void store_lse(const PrefillParams& params, const TileRows& tile,
                         const Scratch<Traits>& scratch) {
     constexpr float kLn2 = 0.693147180559945309f;
-    for (int row = 0; row < tile.rows; ++row) {
+    for (int row = 0; row < tile.rows(); ++row) {
       const float sum = scratch.row_sum[row];
       const float max_log2 = scratch.row_max[row] * params.scale_log2;
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =

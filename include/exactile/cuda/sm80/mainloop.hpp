@@ -15,7 +15,7 @@
 
 #include <exactile/cuda/ptx80.hpp>
 #include <exactile/cuda/sm80/traits.hpp>
-#include <exactile/scheduler/concepts.hpp>
+#include <exactile/tile_rows.hpp>
 
 namespace exactile::cuda::sm80 {
 
@@ -26,31 +26,6 @@ inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000);
 EXACTILE_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
 EXACTILE_DEVICE int warp() { return static_cast<int>(threadIdx.x) / 32; }
 EXACTILE_DEVICE int lane() { return static_cast<int>(threadIdx.x) % 32; }
-
-/// Where the rows of a tile lie. Row r is token r / heads, head r % heads: with GQA packing the
-/// query heads of one token are neighbours, without it heads is 1.
-struct TileRows {
-  TileRecord record;
-  int32_t tokens;
-  int32_t heads;
-  int32_t first_head;  ///< query head of row 0
-  int32_t kv_head;
-
-  EXACTILE_DEVICE TileRows(const PrefillParams& params, const WorkTile& tile)
-      : record(tile.rows),
-        tokens(tile.num_tokens(params.tile_tokens)),
-        heads(params.tile_heads),
-        first_head(tile.head * params.tile_heads),
-        kv_head(first_head / params.group) {}
-
-  EXACTILE_DEVICE int32_t rows() const { return tokens * heads; }
-  EXACTILE_DEVICE int32_t token(int row) const { return record.q_begin + row / heads; }
-  EXACTILE_DEVICE int32_t head(int row) const { return first_head + row % heads; }
-  template <class Pointer>
-  EXACTILE_DEVICE int64_t offset(const Tensor<Pointer>& tensor, int row) const {
-    return token(row) * tensor.token_stride + head(row) * tensor.head_stride;
-  }
-};
 
 /// A tile of 16-bit elements in shared memory, row after row in chunks of 16 bytes. Chunks of a row
 /// are permuted among kGroup neighbours, so that one column of 8 consecutive rows, which is what
@@ -156,8 +131,7 @@ class Mainloop {
 
   EXACTILE_DEVICE static const Element* first_key(const Tensor<const void*>& tensor,
                                                   const TileRows& tile) {
-    return static_cast<const Element*>(tensor.data) + tile.record.k_begin * tensor.token_stride +
-           tile.kv_head * tensor.head_stride;
+    return static_cast<const Element*>(tensor.data) + tile.key_offset(tensor);
   }
 
   // ---- copies
@@ -263,8 +237,7 @@ class Mainloop {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = warp() * Traits::kWarpRows + lane() / 4 + r * 8;
-      const KeyRange keys =
-          mask().visible(tile_.record.q_end - tile_.token(row), tile_.record.k_len);
+      const KeyRange keys = mask().visible(tile_.rows_to_end(row), tile_.record.k_len);
 #pragma unroll
       for (int i = 0; i < kBlockN / 4; ++i) {
         const int32_t key = n * kBlockN + i / 2 * 8 + lane() % 4 * 2 + i % 2;
