@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -118,6 +119,47 @@ def assert_same_bits(a, b):
     assert a.dtype == b.dtype
     different = np.flatnonzero(a.view(np.uint8).reshape(-1) != b.view(np.uint8).reshape(-1))
     assert different.size == 0, f"{different.size} bytes differ, first at {different[:4]}"
+
+
+def check_any_place_of_a_batch(run, dtype):
+    """A sequence alone, and in any place of a batch, has the same bits; run(batch): (out, lse)."""
+    lengths = [200, 33, 129, 5]
+    whole = make_batch(lengths, dtype=dtype, causal=True)
+    out, lse = run(whole)
+    permuted = [2, 0, 3, 1]
+    pieces = [slice(a, b) for a, b in itertools.pairwise(whole.cu_q)]
+    shuffled = make_batch([lengths[i] for i in permuted], dtype=dtype, causal=True)
+    for name in "qkv":
+        x = getattr(whole, name)
+        setattr(shuffled, name, np.concatenate([x[pieces[i]] for i in permuted]))
+    shuffled_out, shuffled_lse = run(shuffled)
+    assert_same_bits(shuffled_out, np.concatenate([out[pieces[i]] for i in permuted]))
+    assert_same_bits(shuffled_lse, np.concatenate([lse[:, pieces[i]] for i in permuted], axis=1))
+    for length, piece in zip(lengths, pieces, strict=True):
+        alone = make_batch([length], dtype=dtype, causal=True)
+        alone.q, alone.k, alone.v = whole.q[piece], whole.k[piece], whole.v[piece]
+        alone_out, alone_lse = run(alone)
+        assert_same_bits(alone_out, out[piece])
+        assert_same_bits(alone_lse, lse[:, piece])
+
+
+def check_poison_stays(run, dtype, poison, scheduler):
+    """Sequences of NaN or Inf change no bit of others; run(batch, scheduler=): (out, lse)."""
+    lengths = [40, 17, 70, 100, 1]
+    clean = make_batch(lengths, dtype=dtype)
+    dirty = make_batch(lengths, dtype=dtype)
+    for sequence in (1, 3):
+        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence + 1])
+        dirty.q[rows] = dirty.k[rows] = dirty.v[rows] = poison
+    want, want_lse = run(clean)
+    got, got_lse = run(dirty, scheduler=scheduler)
+    for sequence, length in enumerate(lengths):
+        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence] + length)
+        if sequence in (1, 3):
+            assert np.isnan(got[rows].astype(np.float32)).all()
+        else:
+            assert_same_bits(got[rows], want[rows])
+            assert_same_bits(got_lse[:, rows], want_lse[:, rows])
 
 
 @pytest.fixture(params=exactile.SCHEDULERS)

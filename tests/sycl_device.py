@@ -47,6 +47,20 @@ def run(batch: Batch, queue: Any = None, **options: Any) -> tuple[np.ndarray, np
     return get(out, batch.q.dtype), dpnp.asnumpy(lse)
 
 
+def small_plan(dtype: str, head_dim: int, head_dim_v: int, scheduler: str) -> exactile.Plan:
+    """A plan of the least work, for `compile_ahead`."""
+    return exactile.plan(
+        [0, 1],
+        num_heads_q=1,
+        num_heads_kv=1,
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        dtype=dtype,
+        scheduler=scheduler,
+        backend="sycl",
+    )
+
+
 def compile_ahead(plans: list[exactile.Plan]) -> None:
     """Compile what is not in the cache yet, two at a time."""
     queue = _sycl.default_queue()

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 import exactile
-from conftest import DTYPES, assert_same_bits, make_batch
+from conftest import (
+    DTYPES,
+    Batch,
+    assert_same_bits,
+    check_any_place_of_a_batch,
+    check_poison_stays,
+    make_batch,
+)
 
 LENS_Q = [300, 0, 31, 1, 129, 64]
 LENS_K = [300, 9, 90, 1, 100, 0]
@@ -33,44 +40,13 @@ def test_schedule(dtype, mask):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_sequence_alone_and_in_any_place_of_a_batch(dtype):
-    lengths = [200, 33, 129, 5]
-    whole = make_batch(lengths, dtype=dtype, causal=True)
-    out, lse = whole.run()
-    permuted = [2, 0, 3, 1]
-    pieces = [slice(a, b) for a, b in itertools.pairwise(whole.cu_q)]
-    shuffled = make_batch([lengths[i] for i in permuted], dtype=dtype, causal=True)
-    for name in "qkv":
-        x = getattr(whole, name)
-        setattr(shuffled, name, np.concatenate([x[pieces[i]] for i in permuted]))
-    shuffled_out, shuffled_lse = shuffled.run()
-    assert_same_bits(shuffled_out, np.concatenate([out[pieces[i]] for i in permuted]))
-    assert_same_bits(shuffled_lse, np.concatenate([lse[:, pieces[i]] for i in permuted], axis=1))
-    for length, piece in zip(lengths, pieces, strict=True):
-        alone = make_batch([length], dtype=dtype, causal=True)
-        alone.q, alone.k, alone.v = whole.q[piece], whole.k[piece], whole.v[piece]
-        alone_out, alone_lse = alone.run()
-        assert_same_bits(alone_out, out[piece])
-        assert_same_bits(alone_lse, lse[:, piece])
+    check_any_place_of_a_batch(Batch.run, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_poison_stays_in_its_sequence(dtype, poison, scheduler):
-    lengths = [40, 17, 70, 100, 1]
-    clean = make_batch(lengths, dtype=dtype)
-    dirty = make_batch(lengths, dtype=dtype)
-    for sequence in (1, 3):
-        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence + 1])
-        dirty.q[rows] = dirty.k[rows] = dirty.v[rows] = poison
-    want, want_lse = clean.run()
-    got, got_lse = dirty.run(scheduler=scheduler)
-    for sequence, length in enumerate(lengths):
-        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence] + length)
-        if sequence in (1, 3):
-            assert np.isnan(got[rows].astype(np.float32)).all()
-        else:
-            assert_same_bits(got[rows], want[rows])
-            assert_same_bits(got_lse[:, rows], want_lse[:, rows])
+    check_poison_stays(Batch.run, dtype, poison, scheduler)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,9 +8,25 @@ import numpy as np
 import pytest
 
 import exactile
-from conftest import DTYPES, assert_same_bits, make_batch
+from conftest import (
+    DTYPES,
+    assert_same_bits,
+    check_any_place_of_a_batch,
+    check_poison_stays,
+    make_batch,
+)
 from exactile import _sycl
-from sycl_device import ROWS, compile_ahead, dpnp, get, needs_device, on_device, put, run
+from sycl_device import (
+    ROWS,
+    compile_ahead,
+    dpnp,
+    get,
+    needs_device,
+    on_device,
+    put,
+    run,
+    small_plan,
+)
 from test_plan import ZIPF
 
 pytestmark = needs_device
@@ -39,22 +55,7 @@ def plan_of(batch, **options):
 @pytest.fixture(scope="module", autouse=True)
 def _kernels():
     """All that this file runs, compiled on both cores."""
-    compile_ahead(
-        [
-            exactile.plan(
-                [0, 1],
-                num_heads_q=1,
-                num_heads_kv=1,
-                head_dim=head_dim,
-                head_dim_v=head_dim_v,
-                dtype=dtype,
-                scheduler=scheduler,
-                backend="sycl",
-            )
-            for dtype, head_dim, head_dim_v in ROWS
-            for scheduler in exactile.SCHEDULERS
-        ]
-    )
+    compile_ahead([small_plan(*row, policy) for row in ROWS for policy in exactile.SCHEDULERS])
 
 
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
@@ -148,43 +149,13 @@ def test_golden_counts():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_sequence_alone_and_in_any_place_of_a_batch(dtype):
-    lengths = [200, 33, 129, 5]
-    whole = make_batch(lengths, dtype=dtype, causal=True)
-    out, lse = run(whole)
-    pieces = [slice(a, b) for a, b in itertools.pairwise(whole.cu_q)]
-    permuted = [2, 0, 3, 1]
-    shuffled = make_batch([lengths[i] for i in permuted], dtype=dtype, causal=True)
-    for name in "qkv":
-        x = getattr(whole, name)
-        setattr(shuffled, name, np.concatenate([x[pieces[i]] for i in permuted]))
-    shuffled_out, shuffled_lse = run(shuffled)
-    assert_same_bits(shuffled_out, np.concatenate([out[pieces[i]] for i in permuted]))
-    assert_same_bits(shuffled_lse, np.concatenate([lse[:, pieces[i]] for i in permuted], axis=1))
-    for length, piece in zip(lengths, pieces, strict=True):
-        alone = make_batch([length], dtype=dtype, causal=True)
-        alone.q, alone.k, alone.v = whole.q[piece], whole.k[piece], whole.v[piece]
-        alone_out, alone_lse = run(alone)
-        assert_same_bits(alone_out, out[piece])
-        assert_same_bits(alone_lse, lse[:, piece])
+    check_any_place_of_a_batch(run, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_poison_stays_in_its_sequence(dtype, poison, scheduler):
-    lengths = [40, 17, 70, 100, 1]
-    clean, dirty = (make_batch(lengths, dtype=dtype) for _ in range(2))
-    for sequence in (1, 3):
-        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence + 1])
-        dirty.q[rows] = dirty.k[rows] = dirty.v[rows] = poison
-    want, want_lse = run(clean)
-    got, got_lse = run(dirty, scheduler=scheduler)
-    for sequence, length in enumerate(lengths):
-        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence] + length)
-        if sequence in (1, 3):
-            assert np.isnan(got[rows].astype(np.float32)).all()
-        else:
-            assert_same_bits(got[rows], want[rows])
-            assert_same_bits(got_lse[:, rows], want_lse[:, rows])
+    check_poison_stays(run, dtype, poison, scheduler)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,7 +14,7 @@ import pytest
 import exactile
 from conftest import assert_same_bits, make_batch
 from exactile import _core, _sycl
-from sycl_device import compile_ahead, dpnp, get, needs_device, on_device, put, run
+from sycl_device import compile_ahead, dpnp, get, needs_device, on_device, put, run, small_plan
 
 pytestmark = needs_device
 
@@ -28,19 +28,6 @@ LENS_Q = [150, 0, 31, 1, 129, 64, 17]
 LENS_K = [150, 9, 90, 1, 100, 0, 200]
 # A kernel takes the CPU device's compiler about 8 s. Element types differ in two atoms.
 COMPILED = [row for row in ROWS if row[0] == "bfloat16" or row[1] in (64, 128)]
-
-
-def small_plan(dtype, head_dim, head_dim_v, scheduler):
-    return exactile.plan(
-        [0, 1],
-        num_heads_q=1,
-        num_heads_kv=1,
-        head_dim=head_dim,
-        head_dim_v=head_dim_v,
-        dtype=dtype,
-        scheduler=scheduler,
-        backend="sycl",
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <thread>
@@ -18,6 +17,7 @@
 #include <cpuid.h>
 #endif
 
+#include "../launch_params.hpp"
 #include "kernels.hpp"
 #include "thread_pool.hpp"
 
@@ -118,26 +118,12 @@ bool streams(const Plan& plan, const ArrayRef& out) {
 }
 
 PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
-  const auto input = [](const ArrayRef& a) {
-    return Tensor<const void*>{a.data, a.strides[0], a.strides[1]};
-  };
-  return {
-      .q = input(args.q),
-      .k = input(args.k),
-      .v = input(args.v),
-      .out = {args.out.data, args.out.strides[0], args.out.strides[1]},
-      .lse = args.lse,
-      .lse_head_stride = plan.total_q(),
-      .head_dim = plan.head_dim,
-      .head_dim_v = plan.head_dim_v,
-      .group = plan.group(),
-      .tile_heads = plan.pack_gqa ? plan.group() : 1,
-      .tile_tokens = plan.tile_tokens,
-      .max_len_k = plan.max_len_k,
-      .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
-      .mask = plan.mask,
-      .stream_out = streams(plan, args.out),
-  };
+  auto params = common_params<PrefillParams>(plan, args);
+  params.head_dim = plan.head_dim;
+  params.head_dim_v = plan.head_dim_v;
+  params.max_len_k = plan.max_len_k;
+  params.stream_out = streams(plan, args.out);
+  return params;
 }
 
 }  // namespace
@@ -146,21 +132,8 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const KernelTable& kernels = kernel_table();
   const int dtype = static_cast<int>(plan.dtype);
   const PrefillParams params = make_params(plan, args);
-  const PaddedGrid grid{
-      .cu_seqlens_q = plan.cu_seqlens_q.data(),
-      .cu_seqlens_k = plan.cu_seqlens_k.data(),
-      .batch = plan.batch(),
-      .num_heads = plan.tile_heads,
-      .max_m_blocks = plan.max_m_blocks,
-      .tile_tokens = plan.tile_tokens,
-  };
-  const CompactList list{
-      .records = plan.records.get(),
-      .num_records = static_cast<int32_t>(plan.num_records),
-      .num_heads = plan.tile_heads,
-      .head_major = plan.order == ListOrder::kHeadMajor,
-      .planned = nullptr,
-  };
+  const PaddedGrid grid = padded_grid(plan, plan.cu_seqlens_q.data(), plan.cu_seqlens_k.data());
+  const CompactList list = compact_list(plan, plan.records.get());
   alignas(64) int32_t counter = 0;
   const ValidOnlyPersistent::Params persistent{.list = list, .counter = &counter};
   const void* const schedule = plan.scheduler == SchedulerKind::kIndividual ? &grid

@@ -9,6 +9,8 @@
 #include <exactile/support.def>
 #include <stdexcept>
 
+#include "../policy.hpp"
+
 namespace exactile::cuda {
 namespace {
 
@@ -105,18 +107,12 @@ jit::Program make_program(const KernelSpec& spec, const std::string& architectur
                        "#include <exactile/scheduler/individual.hpp>\n"
                        "#include <exactile/scheduler/persistent.hpp>\n"
                        "#include <exactile/scheduler/valid_only.hpp>\n";
-  std::string policy = std::string("exactile::") + name_of(spec.scheduler, kSchedulerNames);
-  if (spec.user) {
-    const UserScheduler& user = *spec.user;
-    policy = user.name;
-    source += "#line 1 \"" + user.name + "\"\n" + user.source + "\n";
-    source += "static_assert(exactile::TileScheduler<" + policy + ">);\n";
-    source += "static_assert(exactile::SameAs<" + policy +
-              "::Params, exactile::" + name_of(user.like, kSchedulerNames) + "::Params>);\n";
-  }
+  const Policy policy = policy_of(spec.scheduler, spec.user);
+  source += policy.source;
   return {.source = std::move(source),
-          .name_expression = room + "prefill_kernel<" + traits_name(spec, room) + ", " + policy +
-                             ", exactile::cuda::" + name_of(spec.probe, kProbeNames) + ">",
+          .name_expression = room + "prefill_kernel<" + traits_name(spec, room) + ", " +
+                             policy.name + ", exactile::cuda::" + name_of(spec.probe, kProbeNames) +
+                             ">",
           .architecture = architecture};
 }
 

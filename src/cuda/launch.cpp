@@ -1,24 +1,19 @@
 // src/cuda/launch.cpp - a checked plan and its arrays -> tensor maps, Params, one launch.
 #include "launch.hpp"
 
-#include <cmath>
 #include <exactile/scheduler/individual.hpp>
 #include <exactile/scheduler/persistent.hpp>
 #include <exactile/scheduler/valid_only.hpp>
 #include <limits>
 #include <stdexcept>
 
+#include "../launch_params.hpp"
 #include "plan_memory.hpp"
 
 namespace exactile::cuda {
 namespace {
 
 constexpr int64_t kAlignment = 16;  // bytes: of a row, for 16-byte loads and for TMA
-
-/// A dimension of one element is stepped over by nobody: its stride says nothing.
-int64_t used_stride(const ArrayRef& a, int dimension) {
-  return a.shape[dimension] > 1 ? a.strides[dimension] : a.shape[2];
-}
 
 bool is_aligned(const ArrayRef& a) {
   const int64_t bytes = dtype_bytes(a.dtype);
@@ -56,28 +51,11 @@ TensorMap make_tensor_map(const ArrayRef& a, const void* fallback, int32_t chunk
 }
 
 PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const PrefillArgs& args) {
-  const auto input = [](const ArrayRef& a) {
-    return Tensor<const void*>{
-        .data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
-  };
-  return {
-      .q = input(args.q),
-      .k = input(args.k),
-      .v = input(args.v),
-      .out = {.data = args.out.data,
-              .token_stride = used_stride(args.out, 0),
-              .head_stride = used_stride(args.out, 1)},
-      .lse = args.lse,
-      .lse_head_stride = plan.total_q(),
-      .group = plan.group(),
-      .tile_heads = plan.pack_gqa ? plan.group() : 1,
-      .tile_tokens = plan.tile_tokens,
-      .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
-      .mask = plan.mask,
-      .cu_seqlens_q = memory.cu_seqlens_q(),
-      .cu_seqlens_k = memory.cu_seqlens_k(),
-      .timeline = static_cast<TimelineRecord*>(args.timeline),
-  };
+  auto params = common_params<PrefillParams>(plan, args);
+  params.cu_seqlens_q = memory.cu_seqlens_q();
+  params.cu_seqlens_k = memory.cu_seqlens_k();
+  params.timeline = static_cast<TimelineRecord*>(args.timeline);
+  return params;
 }
 
 /// Params of the plan's policy, by value as the kernel takes them.
@@ -89,22 +67,9 @@ union Schedule {
 
 Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr counter) {
   if (plan.scheduler == SchedulerKind::kIndividual) {
-    return {.grid = {
-                .cu_seqlens_q = memory.cu_seqlens_q(),
-                .cu_seqlens_k = memory.cu_seqlens_k(),
-                .batch = plan.batch(),
-                .num_heads = plan.tile_heads,
-                .max_m_blocks = plan.max_m_blocks,
-                .tile_tokens = plan.tile_tokens,
-            }};
+    return {.grid = padded_grid(plan, memory.cu_seqlens_q(), memory.cu_seqlens_k())};
   }
-  const CompactList list{
-      .records = memory.records(),
-      .num_records = static_cast<int32_t>(plan.num_records),
-      .num_heads = plan.tile_heads,
-      .head_major = plan.order == ListOrder::kHeadMajor,
-      .planned = memory.planned(),
-  };
+  const CompactList list = compact_list(plan, memory.records(), memory.planned());
   if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return {.list = list};
   return {.persistent = {.list = list,
                          .counter = reinterpret_cast<int32_t*>(counter),

@@ -8,6 +8,8 @@
 #include <optional>
 #include <stdexcept>
 
+#include "../policy.hpp"
+
 namespace exactile::sycl {
 namespace {
 
@@ -141,18 +143,11 @@ jit::Program make_program(const KernelSpec& spec) {
                        "#include <exactile/scheduler/valid_only.hpp>\n"
                        "#include <exactile/sycl/" +
                        room.name + "/kernel.hpp>\n";
-  std::string policy = std::string("exactile::") + name_of(spec.scheduler, kSchedulerNames);
-  if (spec.user) {
-    const UserScheduler& user = *spec.user;
-    policy = user.name;
-    source += "#line 1 \"" + user.name + "\"\n" + user.source + "\n";
-    source += "static_assert(exactile::TileScheduler<" + policy + ">);\n";
-    source += "static_assert(exactile::SameAs<" + policy +
-              "::Params, exactile::" + name_of(user.like, kSchedulerNames) + "::Params>);\n";
-  }
+  const Policy policy = policy_of(spec.scheduler, spec.user);
+  source += policy.source;
   return {.source = std::move(source),
           .name_expression = std::string("exactile::sycl::") + room.name + "::prefill_kernel<" +
-                             traits_name(spec, room) + ", " + policy + ", " +
+                             traits_name(spec, room) + ", " + policy.name + ", " +
                              (spec.count ? "true" : "false") + ">",
           .architecture = "",
           .language = jit::Language::kSycl};

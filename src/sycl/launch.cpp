@@ -1,24 +1,16 @@
 // src/sycl/launch.cpp - a checked plan and its arrays -> Params, as bytes for the runtime's module.
 #include "launch.hpp"
 
-#include <cmath>
 #include <exactile/scheduler/individual.hpp>
 #include <exactile/scheduler/persistent.hpp>
 #include <exactile/scheduler/valid_only.hpp>
 #include <exactile/sycl/params.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 
+#include "../launch_params.hpp"
+
 namespace exactile::sycl {
 namespace {
-
-/// A dimension of one element is stepped over by nobody: its stride says nothing.
-int64_t used_stride(const ArrayRef& a, int dimension) {
-  return a.shape[dimension] > 1 ? a.strides[dimension] : a.shape[2];
-}
-
-Tensor<void*> tensor_of(const ArrayRef& a) {
-  return {.data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
-}
 
 template <class T>
 std::string as_bytes(const T& value) {
@@ -38,7 +30,7 @@ std::string refusal(const Plan& plan, const PrefillArgs& args) {
   const std::pair<const char*, const ArrayRef&> arrays[] = {
       {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
   for (const auto& [name, array] : arrays) {
-    const Tensor<void*> tensor = tensor_of(array);
+    const Tensor<void*> tensor = tensor_of<void*>(array);
     if (array.shape[0] == 0 || xmx::is_reachable(tensor)) continue;
     return std::string("expected tokens and heads of ") + name +
            " on 64-byte boundaries for the XMX kernel, got strides of " +
@@ -62,44 +54,19 @@ std::string lists(const Plan& plan) {
 }
 
 std::string params(const Plan& plan, const PrefillArgs& args) {
-  const auto input = [](const ArrayRef& a) {
-    const auto [data, token_stride, head_stride] = tensor_of(a);
-    return Tensor<const void*>{data, token_stride, head_stride};
-  };
-  return as_bytes(PrefillParams{
-      .q = input(args.q),
-      .k = input(args.k),
-      .v = input(args.v),
-      .out = tensor_of(args.out),
-      .lse = args.lse,
-      .lse_head_stride = plan.total_q(),
-      .group = plan.group(),
-      .tile_heads = plan.pack_gqa ? plan.group() : 1,
-      .tile_tokens = plan.tile_tokens,
-      .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
-      .mask = plan.mask,
-      .work_groups = args.work_groups,
-  });
+  auto params = common_params<PrefillParams>(plan, args);
+  params.work_groups = args.work_groups;
+  return as_bytes(params);
 }
 
 std::string schedule(const Plan& plan, uint64_t lists, uint64_t counter) {
   const auto at = [&](std::size_t offset) { return reinterpret_cast<const void*>(lists + offset); };
   if (plan.scheduler == SchedulerKind::kIndividual) {
-    return as_bytes(PaddedGrid{
-        .cu_seqlens_q = static_cast<const int32_t*>(at(0)),
-        .cu_seqlens_k = static_cast<const int32_t*>(at(cu_bytes(plan))),
-        .batch = plan.batch(),
-        .num_heads = plan.tile_heads,
-        .max_m_blocks = plan.max_m_blocks,
-        .tile_tokens = plan.tile_tokens,
-    });
+    return as_bytes(padded_grid(plan, static_cast<const int32_t*>(at(0)),
+                                static_cast<const int32_t*>(at(cu_bytes(plan)))));
   }
-  const CompactList list{
-      .records = static_cast<const TileRecord*>(at(2 * cu_bytes(plan))),
-      .num_records = static_cast<int32_t>(plan.num_records),
-      .num_heads = plan.tile_heads,
-      .head_major = plan.order == ListOrder::kHeadMajor,
-  };
+  const CompactList list =
+      compact_list(plan, static_cast<const TileRecord*>(at(2 * cu_bytes(plan))));
   if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return as_bytes(list);
   return as_bytes(CountedList{.list = list, .counter = reinterpret_cast<int32_t*>(counter)});
 }
