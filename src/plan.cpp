@@ -124,6 +124,9 @@ void check_request(const PlanRequest& r) {
   if (r.scheduler == SchedulerKind::kIndividual && r.order) {
     fail("expected no order with scheduler Individual (its grid has one), got one");
   }
+  if (r.order == ListOrder::kSequenceMajor && r.device_lengths) {
+    fail("expected lengths on the host for order='sequence_major', got lengths on the GPU");
+  }
   if (r.workers && *r.workers < 1) {
     fail("expected workers >= 1, got " + std::to_string(*r.workers));
   }
@@ -215,12 +218,15 @@ Packing choose_packing(const PlanRequest& r, const BackendShape& shape, Schedule
       candidates, {}, [&](const Packing& packing) { return modelled_cost(r, shape, packing); });
 }
 
-/// Longest first balances the workers. Head-major, longest first within a head, keeps a head's K
+/// Longest first balances the workers. Head-major, sequence-major within a head, keeps a head's K
 /// and V in use for tile after tile: worth up to 2x on the CPU in bfloat16, whose kernels keep
 /// copies of them, where most of the work is in sequences of many tiles; it costs 1.3x on short
 /// sequences, whose heads lie side by side in memory (512 x 34 tokens). On a GPU it is worth 4 %
 /// where the K and V of all heads of a sequence outgrow the second-level cache (8 x 8192, causal)
 /// and costs 4-10 % where lengths differ, since the longest tiles no longer all come first.
+/// Elsewhere sequence-major: longest first would, under a causal mask, take tiles of more sequences
+/// in turn than that cache holds (tests/benchmarks/hopper.md). The planner on the GPU sorts tile by
+/// tile.
 ListOrder choose_order(const PlanRequest& r, const Plan& plan, double mean_m_blocks) {
   if (r.order) return *r.order;
   if (plan.scheduler == SchedulerKind::kIndividual) return ListOrder::kNatural;
@@ -235,7 +241,9 @@ ListOrder choose_order(const PlanRequest& r, const Plan& plan, double mean_m_blo
     const bool alike = mean_m_blocks * plan.batch() < 1.5 * plan.num_records;
     head_major = alike && kv_bytes >= kLargeBytes;
   }
-  return head_major ? ListOrder::kHeadMajor : ListOrder::kLongestFirst;
+  if (head_major) return ListOrder::kHeadMajor;
+  const bool by_sequence = r.backend != Backend::kCpu && !r.device_lengths;
+  return by_sequence ? ListOrder::kSequenceMajor : ListOrder::kLongestFirst;
 }
 
 /// FLOPs and bytes from the pairs and rows that exist; each needed row is read once, each output
@@ -285,9 +293,8 @@ void write_list(const TileListSpec& spec, Plan& plan) {
     natural.resize(plan.num_records);
     cost.resize(plan.num_records);
   }
-  write_tiles_longest_first(
-      spec, plan.records.get(),
-      {.natural = natural.data(), .cost = cost.data(), .start = start.data()});
+  write_sorted_tiles(spec, plan.order, plan.records.get(),
+                     {.natural = natural.data(), .cost = cost.data(), .start = start.data()});
 }
 
 }  // namespace

@@ -25,7 +25,8 @@ inline constexpr const char* kSchedulerNames[] = {"Individual", "ValidOnlyIndivi
 inline constexpr int kNumSchedulers = std::size(kSchedulerNames);
 
 /// In the order of ListOrder.
-inline constexpr const char* kOrderNames[] = {"natural", "longest_first", "head_major"};
+inline constexpr const char* kOrderNames[] = {"natural", "longest_first", "sequence_major",
+                                              "head_major"};
 
 enum class Backend : unsigned char { kCpu, kCuda, kSycl };
 inline constexpr const char* kBackendNames[] = {"cpu", "cuda", "sycl"};

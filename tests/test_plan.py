@@ -113,8 +113,13 @@ def test_orders(order):
     assert sorted(map(tuple, plan.records)) == sorted(map(tuple, natural.records))
     if order == "natural":
         assert (np.diff(q_begin) > 0).all()
-    else:
+    elif order == "longest_first":
         assert (np.diff(blocks) <= 0).all()
+    else:
+        assert (np.diff(-(-k_len // plan.block_n)) <= 0).all()
+        same = np.diff(q_end) == 0
+        assert (np.diff(q_begin)[same] < 0).all()
+        assert same.sum() == len(same) + 1 - len(ZIPF)  # a sequence's tiles are together
 
 
 def test_the_planner_chooses_what_it_says():
@@ -122,6 +127,8 @@ def test_the_planner_chooses_what_it_says():
     assert (few_long.scheduler, few_long.order) == ("ValidOnlyPersistent", "head_major")
     many_short = exactile.plan(seqlens_q=[34] * 512, **GOLDEN)
     assert (many_short.scheduler, many_short.order) == ("ValidOnlyPersistent", "longest_first")
+    on_a_gpu = exactile.plan(seqlens_q=[34] * 512, **GOLDEN, backend="cuda")
+    assert (on_a_gpu.scheduler, on_a_gpu.order) == ("ValidOnlyPersistent", "sequence_major")
     assert few_long.pack_gqa
     one_head_each = GOLDEN | {"num_heads_kv": 32}
     assert not exactile.plan(seqlens_q=[4096], **one_head_each).pack_gqa

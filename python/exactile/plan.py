@@ -303,8 +303,10 @@ def plan(
         Keys visible left and right of a row's position ``i + (len_k - len_q)``; -1: unbounded.
     scheduler : str or Scheduler
         One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA, SYCL).
-    order : {"natural", "longest_first", "head_major"}, optional
-        Of the tile list. Default: longest first.
+    order : {"natural", "longest_first", "sequence_major", "head_major"}, optional
+        Of the tile list: by sequence as they come; the tiles with most keys first; the sequences
+        with most keys first and of each its last tile (not with lengths on the GPU); the same for
+        one head after the other. Default: the planner chooses.
     pack_gqa : bool, optional
         Let the query heads of one kv head share a tile. Default: False for `Individual` and
         `ValidOnlyIndividual`, else by the planner's cost model.

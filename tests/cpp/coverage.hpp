@@ -142,7 +142,7 @@ constexpr const char* valid_only_error(const Shape& shape, ListOrder order, int3
     const SortScratch scratch{.natural = new TileRecord[num_records],
                               .cost = new int32_t[num_records],
                               .start = new int32_t[kMaxCost + 1]};
-    write_tiles_longest_first(spec, records, scratch);
+    write_sorted_tiles(spec, order, records, scratch);
     delete[] scratch.natural;
     delete[] scratch.cost;
     delete[] scratch.start;

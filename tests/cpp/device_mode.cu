@@ -26,7 +26,7 @@ template __global__ void count_tokens<ValidOnlyPersistent>(ValidOnlyPersistent::
 __global__ void write_list(TileListSpec spec, TileRecord* records, SortScratch scratch,
                            int64_t* num_records) {
   *num_records = count_tiles(spec);
-  write_tiles_longest_first(spec, records, scratch);
+  write_sorted_tiles(spec, ListOrder::kLongestFirst, records, scratch);
 }
 
 }  // namespace exactile::test

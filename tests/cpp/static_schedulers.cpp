@@ -7,6 +7,7 @@ namespace exactile::test {
 constexpr bool covers(const Shape& shape) {
   return !individual_error(shape) && !valid_only_error(shape, ListOrder::kNatural, 3) &&
          !valid_only_error(shape, ListOrder::kLongestFirst, 3) &&
+         !valid_only_error(shape, ListOrder::kSequenceMajor, 3) &&
          !valid_only_error(shape, ListOrder::kHeadMajor, 3);
 }
 

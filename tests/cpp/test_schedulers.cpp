@@ -23,8 +23,8 @@ std::ostream& operator<<(std::ostream& out, const Shape& shape) {
 void check_shape(const Shape& shape) {
   const char* error = individual_error(shape);
   EXACTILE_CHECK(!error, error << " by Individual: " << shape);
-  for (const ListOrder order :
-       {ListOrder::kNatural, ListOrder::kLongestFirst, ListOrder::kHeadMajor}) {
+  for (const ListOrder order : {ListOrder::kNatural, ListOrder::kLongestFirst,
+                                ListOrder::kSequenceMajor, ListOrder::kHeadMajor}) {
     error = valid_only_error(shape, order, 4);
     EXACTILE_CHECK(!error, error << " by list order " << int{static_cast<unsigned char>(order)}
                                  << ": " << shape);

@@ -87,7 +87,7 @@ int32_t expected_cost(const Batch& batch, const TileRecord& tile) {
   return cost;
 }
 
-/// What write_tiles and write_tiles_longest_first wrote, checked not to have written elsewhere.
+/// What write_tiles and write_sorted_tiles wrote, checked not to have written elsewhere.
 std::vector<TileRecord> written(const Batch& batch, ListOrder order) {
   constexpr TileRecord kPoison{.q_begin = -1, .q_end = -2, .k_begin = -3, .k_len = -4};
   constexpr int32_t kPoisonScratch = 0x7f7f7f7f;
@@ -98,9 +98,8 @@ std::vector<TileRecord> written(const Batch& batch, ListOrder order) {
   } else {
     std::vector<TileRecord> natural(n + 1, kPoison);
     std::vector<int32_t> cost(n + 1, kPoisonScratch), start(kMaxCost + 2, kPoisonScratch);
-    write_tiles_longest_first(
-        batch.spec(), records.data(),
-        {.natural = natural.data(), .cost = cost.data(), .start = start.data()});
+    write_sorted_tiles(batch.spec(), order, records.data(),
+                       {.natural = natural.data(), .cost = cost.data(), .start = start.data()});
     EXACTILE_CHECK(natural.back() == kPoison, batch);
     EXACTILE_CHECK(cost.back() == kPoisonScratch && start.back() == kPoisonScratch, batch);
   }
@@ -125,6 +124,21 @@ void check_lists(const Batch& batch, Cost cost) {
   EXACTILE_CHECK(written(batch, ListOrder::kLongestFirst) == expected, "longest first, " << batch);
 }
 
+/// Tiles from last to first, sorted by what the last row of their sequence visits.
+void check_sequence_major(const Batch& batch) {
+  std::vector<TileRecord> expected = expected_natural(batch);
+  std::reverse(expected.begin(), expected.end());
+  const auto cost = [&](TileRecord tile) {
+    tile.q_begin = tile.q_end - 1;
+    return expected_cost(batch, tile);
+  };
+  std::stable_sort(expected.begin(), expected.end(),
+                   [&](const TileRecord& a, const TileRecord& b) { return cost(a) > cost(b); });
+  for (const ListOrder order : {ListOrder::kSequenceMajor, ListOrder::kHeadMajor}) {
+    EXACTILE_CHECK(written(batch, order) == expected, "sequence-major, " << batch);
+  }
+}
+
 void check_small() {
   const std::vector<std::vector<int32_t>> lengths = {
       {}, {0}, {1}, {9}, {0, 0}, {7, 12}, {12, 7}, {3, 0, 11}, {1, 16, 1}, {5, 5, 5}, {2, 30, 8}};
@@ -142,6 +156,7 @@ void check_small() {
           for (const int32_t block_n : {1, 2, 5}) {
             const Batch batch(len_q, len_k, tile_tokens, block_n, mask);
             check_lists(batch, [&](const TileRecord& tile) { return expected_cost(batch, tile); });
+            check_sequence_major(batch);
           }
         }
       }

@@ -18,7 +18,7 @@ inline constexpr int32_t kPlannerMaxBlocks = 8;
 
 struct PlannerParams {
   TileListSpec spec;     ///< cu_seqlens in device memory
-  ListOrder order;       ///< kLongestFirst and kHeadMajor are the same list
+  ListOrder order;       ///< not kSequenceMajor; kLongestFirst and kHeadMajor are the same list
   TileRecord* records;   ///< (max_records,)
   int32_t max_records;   ///< max_num_records(); what does not fit is dropped, never written past
   int32_t* num_records;  ///< for CompactList::planned

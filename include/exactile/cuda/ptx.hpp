@@ -127,6 +127,13 @@ EXACTILE_DEVICE int32_t warp_uniform(int32_t value) {
   return uniform;
 }
 
+/// threadIdx.x, in a form that nothing is computed from in advance: it would take registers.
+EXACTILE_DEVICE int32_t thread_now() {
+  int32_t index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 /// Nanoseconds, the same for all multiprocessors; ticks in steps that depend on the device.
 EXACTILE_DEVICE int64_t global_timer_ns() {
   int64_t now;

@@ -11,9 +11,11 @@ namespace exactile {
 
 /// Order in which the tiles of a list are handed out.
 enum class ListOrder : unsigned char {
-  kNatural,       ///< by sequence, then m_block; the heads of a record follow one another
-  kLongestFirst,  ///< most key blocks first over all tiles (LPT); the heads of a record together
-  kHeadMajor,     ///< one head after the other, longest first within: a head's K/V stays in cache
+  kNatural,        ///< by sequence, then m_block; the heads of a record follow one another
+  kLongestFirst,   ///< most key blocks first over all tiles (LPT); the heads of a record together
+  kSequenceMajor,  ///< the sequence with most keys first, its last tile first: its K/V stays in
+                   ///< cache
+  kHeadMajor,      ///< one head after the other, sequence-major within
 };
 
 /// Order of a compact list. `tile(i)` costs one 16-byte load.
@@ -139,23 +141,32 @@ EXACTILE_HOST_DEVICE constexpr void write_tiles(const TileListSpec& spec, TileRe
 /// Costs are told apart up to this many key blocks; a tile of more counts as one of this many.
 inline constexpr int32_t kMaxCost = 65535;
 
-/// Working memory of write_tiles_longest_first().
+/// What a tile is sorted by: the key blocks it visits or, sequence by sequence, those that the last
+/// row of its sequence does, so that all tiles of a sequence are alike.
+EXACTILE_HOST_DEVICE constexpr int32_t sort_cost(const TileListSpec& spec, const TileRecord& tile,
+                                                 ListOrder order) {
+  if (order == ListOrder::kLongestFirst || tile.is_packed()) return num_n_blocks(spec, tile);
+  const KeyRange keys = spec.mask.visible(1, tile.k_len);
+  return keys.empty() ? 0 : ceil_div(keys.end, spec.block_n) - keys.begin / spec.block_n;
+}
+
+/// Working memory of write_sorted_tiles().
 struct SortScratch {
   TileRecord* natural;  ///< (num_records,)
   int32_t* cost;        ///< (num_records,)
   int32_t* start;       ///< (kMaxCost + 1,)
 };
 
-/// The list with the costliest tiles first; equal costs keep their natural order (a counting sort,
-/// linear in tiles). The sequences are walked once: a mispredicted branch for each is most of the
-/// time.
-EXACTILE_HOST_DEVICE constexpr void write_tiles_longest_first(const TileListSpec& spec,
-                                                              TileRecord* records,
-                                                              SortScratch scratch) {
+/// The list with the costliest tiles first (a counting sort, linear in tiles). Equal costs keep
+/// their natural order if that is kLongestFirst; else they are reversed, since under a causal mask
+/// a sequence's last tile is its longest. The sequences are walked once: a mispredicted branch for
+/// each is most of the time.
+EXACTILE_HOST_DEVICE constexpr void write_sorted_tiles(const TileListSpec& spec, ListOrder order,
+                                                       TileRecord* records, SortScratch scratch) {
   int32_t costs = 0;  // of start in use: the number of tiles, then their first position
   int64_t n = 0;
   for_each_tile(spec, [&](const TileRecord& tile) {
-    const int32_t c = min(num_n_blocks(spec, tile), kMaxCost);
+    const int32_t c = min(sort_cost(spec, tile, order), kMaxCost);
     while (costs <= c) scratch.start[costs++] = 0;
     ++scratch.start[c];
     scratch.natural[n] = tile;
@@ -167,7 +178,9 @@ EXACTILE_HOST_DEVICE constexpr void write_tiles_longest_first(const TileListSpec
     scratch.start[c] = position;
     position += tiles;
   }
-  for (int64_t i = 0; i < n; ++i) {
+  const bool reversed = order != ListOrder::kLongestFirst;
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t i = reversed ? n - 1 - j : j;
     records[scratch.start[scratch.cost[i]]++] = scratch.natural[i];
   }
 }

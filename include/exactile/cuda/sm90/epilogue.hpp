@@ -9,6 +9,7 @@ namespace exactile::cuda::sm90 {
 template <class Traits>
 class Epilogue {
   using Element = typename Traits::Element;
+  static constexpr int kQuadUnits = Traits::kHeadDimV / 32;  // that a quad has of a row, in fours
 
  public:
   /// Writes a thread's quarter of its two rows, `row` and `row + 8`; the lanes of a quad call it
@@ -40,25 +41,31 @@ class Epilogue {
     Element* const to = static_cast<Element*>(params.out.data) +
                         at.token * params.out.token_stride + at.head * params.out.head_stride +
                         threadIdx.x % 4 * 8;
+    ptx::uint32_t words[kQuadUnits][4];
 #pragma unroll
-    for (int d = 0; d < Traits::kHeadDimV; d += 32) {
-      ptx::uint32_t words[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* const pair = o + d / 2 + 4 * i + 2 * r;
-        words[i] = ptx::pack<Element>(pair[0] * inverse, pair[1] * inverse);
-      }
-      transpose_quad(words);
-      if (exists) ptx::store_global(to + d, words);
+    for (int i = 0; i < 4 * kQuadUnits; ++i) {
+      const float* const pair = o + 4 * i + 2 * r;
+      words[i / 4][i % 4] = ptx::pack<Element>(pair[0] * inverse, pair[1] * inverse);
     }
+    transpose_quads(words);
+    if (!exists) return;
+#pragma unroll
+    for (int i = 0; i < kQuadUnits; ++i) ptx::store_global(to + 32 * i, words[i]);
   }
 
-  /// Lane q of a quad has word q of four 16-byte units; it gets the four words of unit q.
-  EXACTILE_DEVICE static void transpose_quad(ptx::uint32_t (&words)[4]) {
-    exchange(words[0], words[1], 1);
-    exchange(words[2], words[3], 1);
-    exchange(words[0], words[2], 2);
-    exchange(words[1], words[3], 2);
+  /// Lane q of a quad has word q of each of four 16-byte units; it gets the four words of unit q.
+  /// Step by step for all of them: one alone would wait for its shuffles.
+  EXACTILE_DEVICE static void transpose_quads(ptx::uint32_t (&words)[kQuadUnits][4]) {
+#pragma unroll
+    for (int i = 0; i < kQuadUnits; ++i) {
+      exchange(words[i][0], words[i][1], 1);
+      exchange(words[i][2], words[i][3], 1);
+    }
+#pragma unroll
+    for (int i = 0; i < kQuadUnits; ++i) {
+      exchange(words[i][0], words[i][2], 2);
+      exchange(words[i][1], words[i][3], 2);
+    }
   }
 
   /// 2 x 2 transpose between the lanes that differ in bit `lanes`.

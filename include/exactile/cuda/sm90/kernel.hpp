@@ -42,6 +42,9 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   const int32_t warpgroup = ptx::warp_uniform(threadIdx.x / 128);
   if (warpgroup == 0) {
     ptx::set_max_registers_down<Traits::kProducerRegisters>();
+    if constexpr (Traits::kMask == MaskKind::kPacked) {
+      if (threadIdx.x / 32 == 1) find_keys_of_tokens(params, shared);
+    }
     if (threadIdx.x != 0) return;
     Producer<Traits> producer(q_map, k_map, v_map, params, shared);
     while (walk.scheduler.is_valid()) {
@@ -54,14 +57,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   } else {
     ptx::set_max_registers_up<Traits::kConsumerRegisters>();
     Mainloop<Traits> mainloop(params, shared, warpgroup - 1);
-    for (Stage<1> slot;; slot.advance()) {
-      ptx::mbarrier_wait(ptx::shared_address(&shared.q_full), slot.phase);
-      const typename SharedStorage<Traits>::Slot tile = shared.slot;
+    for (Stage<Traits::kQueries> query;; query.advance()) {
+      ptx::mbarrier_wait(ptx::shared_address(&shared.q_full[query.index()]), query.phase());
+      const typename SharedStorage<Traits>::Slot tile = shared.slot[query.index()];
       if (!tile.valid) return;
       float o[Traits::kHeadDimV / 2];
       OnlineSoftmax softmax;
       probe.mainloop_begins(tile.work);
-      mainloop.run(tile, o, softmax);
+      mainloop.run(tile, query.index(), o, softmax);
       probe.epilogue_begins();
       Epilogue<Traits>::store(params, tile.work, mainloop.row(), o, softmax);
       probe.tile_ends();

@@ -2,8 +2,8 @@
 //
 // Each consumer warpgroup computes 64 rows. Letters: M its rows, N keys of a block (kKeys: kBlockN
 // or, of a tile's last block, kNarrowN), D head_dim, Dv head_dim_v.
-//   s  (M, N)   fp32 scores of block n, then probabilities
-//   p  (M, N)   probabilities of block n + 1, operand
+//   s  (M, N)   fp32 scores of block n
+//   p  (M, N)   probabilities, operand: of block n + 1, and of block n which are made meanwhile
 //   o  (M, Dv)  fp32, not yet divided by the row sum
 // Blocks are visited from the last to the first. QK^T of block n is issued before PV of block
 // n + 1, so that both run under the softmax of block n. What a narrow block leaves out would be
@@ -28,6 +28,7 @@ class Mainloop {
 
  public:
   using Output = float[Traits::kHeadDimV / 2];
+  using Probabilities = ptx::uint32_t[kBlockN / 4];
 
   /// consumer: which of the consumer warpgroups.
   EXACTILE_DEVICE Mainloop(const PrefillParams& params, Shared& shared, int32_t consumer)
@@ -35,7 +36,7 @@ class Mainloop {
         shared_(shared),
         consumer_(consumer),
         releases_(threadIdx.x % 32 == 0),
-        q_(Layout::along_row(ptx::shared_address(&shared.q)) + Layout::rows(64) * consumer) {}
+        zero_(params.tile_heads >> 31) {}
 
   /// Row in the tile of this thread's first row; the second is 8 further on.
   EXACTILE_DEVICE int32_t row() const {
@@ -43,15 +44,17 @@ class Mainloop {
            static_cast<int32_t>(threadIdx.x) % 32 / 4;
   }
 
-  /// Computes the tile whose Q is full, over blocks [n_begin, n_end).
-  EXACTILE_DEVICE void run(const typename Shared::Slot& tile, Output& o, OnlineSoftmax& softmax) {
+  /// Computes the tile whose Q is full, over blocks [n_begin, n_end). query: which of the buffers.
+  EXACTILE_DEVICE void run(const typename Shared::Slot& tile, int32_t query, Output& o,
+                           OnlineSoftmax& softmax) {
+    query_ = Traits::kQueries == 1 ? 0 : query;
 #pragma unroll
     for (float& value : o) value = 0;
     packed_ = ptx::warp_uniform(is_packed<Traits>(tile.work.rows));
     n_begin_ = ptx::warp_uniform(tile.n_begin);
     const int32_t n_end = ptx::warp_uniform(tile.n_end);
     if (n_begin_ == n_end) {
-      ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_empty));
+      ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_empty[query_]));
       return;
     }
     RowMask<Traits> mask;
@@ -71,11 +74,15 @@ class Mainloop {
       first_block<kBlockN>(tile, n, masked, mask, o, softmax);
     }
     if constexpr (Traits::kMask == MaskKind::kFull) {
-      for (--n; n >= n_begin_; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
+      for (--n; n > n_begin_; n -= 2) two_steps(n, mask, o, softmax);
+      if (n == n_begin_) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
     } else {
       // Masked, steady, masked; the second turn finds masked ones only.
       for (--n; n >= n_begin_; steady_end = n_begin_) {
         for (; n >= steady_end; --n) step<BlockKind::kMasked, kBlockN>(n, mask, o, softmax);
+        if constexpr (Traits::kPairs) {
+          for (; n > steady_begin; n -= 2) two_steps(n, mask, o, softmax);
+        }
         for (; n >= steady_begin; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
       }
     }
@@ -88,57 +95,73 @@ class Mainloop {
   EXACTILE_DEVICE void first_block(const typename Shared::Slot& tile, int32_t n, bool masked,
                                    RowMask<Traits>& mask, Output& o, OnlineSoftmax& softmax) {
     const int32_t keys = ptx::warp_uniform(num_keys<Traits>(tile.work.rows)) - n * kBlockN;
-    wait(shared_.k_full[stage_.index], stage_);
+    wait(shared_.k_full[stage_.index()], stage_);
     float s[kKeys / 2];
     issue_scores(s);
-    mask = RowMask<Traits>(params_, tile.work, row());  // of a packed tile, memory is asked
-    const bool isolate = has_foreign_infinities(min(keys, kKeys));
+    mask = RowMask<Traits>(params_, tile.work, row(), shared_.keys[query_]);
+    const bool isolate = has_foreign_infinities(kKeys);
     wgmma_wait<0>();
     touch(s);
     release_keys(n);
     if (masked) mask.apply(s, first_key(n));
-    softmax.update<BlockKind::kFirst>(s, params_.scale_log2);
-    pack_probabilities(s);
-    if (keys < kKeys) clear_values(keys, kKeys);
-    if (isolate) isolate_values(n, min(keys, kKeys), mask, o);
+    softmax.template update<BlockKind::kFirst, Element>(s, p_, params_.scale_log2);
+    if (keys < kKeys && !packed_) clear_values(keys, kKeys);
+    if (isolate) isolate_values(n, min(keys, kKeys), kKeys, mask, o);
+  }
+
+  /// Blocks n and n - 1. What PV reads may not be written before it is over, so two buffers take
+  /// turns.
+  EXACTILE_DEVICE void two_steps(int32_t n, const RowMask<Traits>& mask, Output& o,
+                                 OnlineSoftmax& softmax) {
+    Probabilities p;
+    step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax, p_, p);
+    step<BlockKind::kSteady, kBlockN>(n - 1, mask, o, softmax, p, p_);
+  }
+
+  template <BlockKind kKind, int kKeysBefore>
+  EXACTILE_DEVICE void step(int32_t n, const RowMask<Traits>& mask, Output& o,
+                            OnlineSoftmax& softmax) {
+    Probabilities p;
+    step<kKind, kKeysBefore>(n, mask, o, softmax, p_, p);
+#pragma unroll
+    for (int i = 0; i < kBlockN / 4; ++i) p_[i] = p[i] | zero_;
   }
 
   /// QK^T and softmax of block n under PV of block n + 1, which has kKeysBefore keys.
   template <BlockKind kKind, int kKeysBefore>
   EXACTILE_DEVICE void step(int32_t n, const RowMask<Traits>& mask, Output& o,
-                            OnlineSoftmax& softmax) {
+                            OnlineSoftmax& softmax, const Probabilities& p_before,
+                            Probabilities& p) {
     const auto before = stage_;
     stage_.advance();
-    wait(shared_.k_full[stage_.index], stage_);
+    wait(shared_.k_full[stage_.index()], stage_);
     float s[kBlockN / 2];
     issue_scores(s);
     softmax.rescale(o);
-    wait(shared_.v_full[before.index], before);
-    issue_values<kKeysBefore>(before.index, o);
+    wait(shared_.v_full[before.index()], before);
+    issue_values<kKeysBefore>(before.index(), p_before, o);
     wgmma_wait<1>();
     touch(s);
     release_keys(n);
     if constexpr (kKind == BlockKind::kMasked) mask.apply(s, first_key(n));
-    softmax.update<kKind>(s, params_.scale_log2);
-    touch(s);
+    softmax.template update<kKind, Element>(s, p, params_.scale_log2);
     ptx::compute_before_here(softmax.partial_sum());
     wgmma_wait<0>();
     touch(o);
-    release(shared_.v_empty[before.index]);
-    pack_probabilities(s);
+    release(shared_.v_empty[before.index()]);
     if constexpr (kKind == BlockKind::kMasked) {
-      if (has_foreign_infinities(kBlockN)) isolate_values(n, kBlockN, mask, o);
+      if (has_foreign_infinities(kBlockN)) isolate_values(n, kBlockN, kBlockN, mask, o);
     }
   }
 
   template <int kKeys>
   EXACTILE_DEVICE void last_values(Output& o, const OnlineSoftmax& softmax) {
     softmax.rescale(o);
-    wait(shared_.v_full[stage_.index], stage_);
-    issue_values<kKeys>(stage_.index, o);
+    wait(shared_.v_full[stage_.index()], stage_);
+    issue_values<kKeys>(stage_.index(), p_, o);
     wgmma_wait<0>();
     touch(o);
-    release(shared_.v_empty[stage_.index]);
+    release(shared_.v_empty[stage_.index()]);
     stage_.advance();
   }
 
@@ -146,7 +169,9 @@ class Mainloop {
   template <int kScores>
   EXACTILE_DEVICE void issue_scores(float (&s)[kScores]) {
     constexpr int kPerChunk = Traits::kChunk / 16;
-    const ptx::uint32_t k = Layout::along_row(ptx::shared_address(&shared_.k[stage_.index]));
+    const ptx::uint32_t q =
+        Layout::along_row(ptx::shared_address(&shared_.q[query_])) + Layout::rows(64) * consumer_;
+    const ptx::uint32_t k = Layout::along_row(ptx::shared_address(&shared_.k[stage_.index()]));
     make_fresh(s);
     wgmma_fence();
 #pragma unroll
@@ -154,30 +179,24 @@ class Mainloop {
       const int chunk = i / kPerChunk;
       const int column = Layout::columns(16) * (i % kPerChunk);
       Wgmma<Element, 2 * kScores>::template from_shared<Layout::kUpper>(
-          s, q_ + chunk * Layout::rows(kBlockM) + column,
-          k + chunk * Layout::rows(kBlockN) + column, i > 0);
+          s, q + chunk * Layout::rows(kBlockM) + column, k + chunk * Layout::rows(kBlockN) + column,
+          i > 0);
     }
     wgmma_commit();
   }
 
   /// o += p (M, N) V (N, Dv) as one group.
   template <int kKeys>
-  EXACTILE_DEVICE void issue_values(int32_t stage, Output& o) {
+  EXACTILE_DEVICE void issue_values(int32_t stage, const Probabilities& p, Output& o) {
     const ptx::uint32_t v = Layout::across_rows(ptx::shared_address(&shared_.v[stage]), kBlockN);
     touch(o);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i) {
       Wgmma<Element, Traits::kHeadDimV>::template from_registers<Layout::kUpper>(
-          o, p_ + 4 * i, v + Layout::rows(16) * i);
+          o, p + 4 * i, v + Layout::rows(16) * i);
     }
     wgmma_commit();
-  }
-
-  template <int kScores>
-  EXACTILE_DEVICE void pack_probabilities(const float (&s)[kScores]) {
-#pragma unroll
-    for (int i = 0; i < kScores / 2; ++i) p_[i] = ptx::pack<Element>(s[2 * i], s[2 * i + 1]);
   }
 
   /// Zeroes rows [first_row, end_row) of V, past the sequence's last key: they are its neighbour's,
@@ -187,8 +206,8 @@ class Mainloop {
     constexpr int kRowBytes = Layout::kRowBytes;
     constexpr int kWords = kRowBytes / 16;
     const int32_t words = (end_row - first_row) * kWords;  // of one chunk
-    const ptx::uint32_t v = ptx::shared_address(&shared_.v[stage_.index]) + first_row * kRowBytes;
-    wait(shared_.v_full[stage_.index], stage_);
+    const ptx::uint32_t v = ptx::shared_address(&shared_.v[stage_.index()]) + first_row * kRowBytes;
+    wait(shared_.v_full[stage_.index()], stage_);
 #pragma unroll 1
     for (int32_t i = threadIdx.x % 128; i < words; i += 128) {
 #pragma unroll
@@ -205,15 +224,16 @@ class Mainloop {
   EXACTILE_DEVICE bool has_foreign_infinities(int32_t keys) const {
     if constexpr (Traits::kMask != MaskKind::kPacked) return false;
     if (!packed_) return false;
-    wait(shared_.v_full[stage_.index], stage_);
-    return all_consumers_any(SharedValues<Traits>(shared_.v[stage_.index], keys).any_not_finite());
+    wait(shared_.v_full[stage_.index()], stage_);
+    return all_consumers_any(
+        SharedValues<Traits>(shared_.v[stage_.index()], keys).any_not_finite());
   }
 
-  /// Adds Inf and NaN to `o` where their keys are seen, and takes them out of V.
-  EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, const RowMask<Traits>& mask,
-                                      Output& o) {
-    const SharedValues<Traits> v(shared_.v[stage_.index], keys);
-    v.for_each_not_finite([&](int32_t key, int i, float value) {
+  /// Adds Inf and NaN of the first `keys` rows to `o` where they are seen, and takes them out of V.
+  EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, int32_t rows,
+                                      const RowMask<Traits>& mask, Output& o) {
+    const SharedValues<Traits> v(shared_.v[stage_.index()], rows);
+    v.for_each_not_finite(keys, [&](int32_t key, int i, float value) {
       if (mask.sees(i / 2 % 2, n * kBlockN + key)) o[i] += value;
     });
     all_consumers_any(false);  // all have read
@@ -232,7 +252,7 @@ class Mainloop {
   }
 
   EXACTILE_DEVICE static void wait(const int64_t& full, Stage<Traits::kStages> stage) {
-    ptx::mbarrier_wait(ptx::shared_address(&full), stage.phase);
+    ptx::mbarrier_wait(ptx::shared_address(&full), stage.phase());
   }
 
   /// Every warp says for itself that it is done with a buffer.
@@ -243,19 +263,20 @@ class Mainloop {
   /// QK^T of block n is done; with it, if it is the tile's last, Q and the slot. Every thread has
   /// read the slot, so every thread frees it.
   EXACTILE_DEVICE void release_keys(int32_t n) const {
-    release(shared_.k_empty[stage_.index]);
-    ptx::mbarrier_arrive_if(n == n_begin_, ptx::shared_address(&shared_.q_empty));
+    release(shared_.k_empty[stage_.index()]);
+    ptx::mbarrier_arrive_if(n == n_begin_, ptx::shared_address(&shared_.q_empty[query_]));
   }
 
   const PrefillParams& params_;
   Shared& shared_;
   const int32_t consumer_;
-  const bool releases_;    // this lane speaks for its warp
-  const ptx::uint32_t q_;  // descriptor
+  const bool releases_;       // this lane speaks for its warp
+  const ptx::uint32_t zero_;  // ptxas does not know: else it keeps both p in the same registers
+  int32_t query_;             // index of the tile's buffers
   Stage<Traits::kStages> stage_;
   int32_t n_begin_;
   bool packed_;  // the tile holds several sequences
-  ptx::uint32_t p_[kBlockN / 4];
+  Probabilities p_;
 };
 
 }  // namespace exactile::cuda::sm90

@@ -1,4 +1,5 @@
-// exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them.
+// exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them; where
+// tiles may hold several sequences, a warp finds out which keys their rows see.
 #pragma once
 
 #include <exactile/cuda/sm90/tile.hpp>
@@ -7,16 +8,16 @@ namespace exactile::cuda::sm90 {
 
 /// One of kStages buffers, and how often they have all been used (its parity).
 template <int kStages>
-struct Stage {
-  int32_t index = 0;
-  ptx::uint32_t phase = 0;
+class Stage {
+  static_assert((kStages & (kStages - 1)) == 0);
 
-  EXACTILE_DEVICE void advance() {
-    if (++index == kStages) {
-      index = 0;
-      phase ^= 1;
-    }
-  }
+ public:
+  EXACTILE_DEVICE int32_t index() const { return static_cast<int32_t>(uses_ % kStages); }
+  EXACTILE_DEVICE ptx::uint32_t phase() const { return uses_ / kStages % 2; }
+  EXACTILE_DEVICE void advance() { ++uses_; }
+
+ private:
+  ptx::uint32_t uses_ = 0;
 };
 
 /// By one thread, before any other touches a barrier. Full: the loading thread arrives, TMA counts
@@ -24,8 +25,13 @@ struct Stage {
 template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
-  ptx::mbarrier_init(ptx::shared_address(&shared.q_full), 1);
-  ptx::mbarrier_init(ptx::shared_address(&shared.q_empty), 32 * kConsumerWarps);
+#pragma unroll
+  for (int i = 0; i < Traits::kQueries; ++i) {
+    constexpr int kFinders = Traits::kMask == MaskKind::kPacked ? 32 : 0;
+    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + kFinders);
+    ptx::mbarrier_init(ptx::shared_address(&shared.slot_full[i]), 1);
+    ptx::mbarrier_init(ptx::shared_address(&shared.q_empty[i]), 32 * kConsumerWarps);
+  }
 #pragma unroll
   for (int i = 0; i < Traits::kStages; ++i) {
     ptx::mbarrier_init(ptx::shared_address(&shared.k_full[i]), 1);
@@ -36,9 +42,9 @@ EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   ptx::fence_mbarrier_init();
 }
 
-/// Loads tile after tile. Q, and the slot that says which tile it is, have one buffer, which the
-/// consumers free with the tile's last QK^T: the next Q and K arrive under the last softmax, PV and
-/// the epilogue.
+/// Loads tile after tile. Q, and the slot that says which tile it is, have kQueries buffers, which
+/// the consumers free with the tile's last QK^T: even of one, the next Q and K arrive under the
+/// last softmax, PV and the epilogue.
 template <class Traits>
 class Producer {
   using Shared = SharedStorage<Traits>;
@@ -56,16 +62,17 @@ class Producer {
   /// Loads Q and hands the tile over; returns the blocks to load.
   EXACTILE_DEVICE BlockRange load_q(const WorkTile& work) {
     const BlockRange blocks = visited_blocks<Traits>(params_, work.rows);
-    wait_for_slot();
-    shared_.slot = {.work = work, .n_begin = blocks.begin, .n_end = blocks.end, .valid = true};
-    const ptx::uint32_t full = ptx::shared_address(&shared_.q_full);
+    const int32_t i = wait_for_slot();
+    shared_.slot[i] = {.work = work, .n_begin = blocks.begin, .n_end = blocks.end, .valid = true};
+    announce(i);
+    const ptx::uint32_t full = ptx::shared_address(&shared_.q_full[i]);
     if (blocks.begin == blocks.end) {
       ptx::mbarrier_arrive(full);
       return blocks;
     }
     const int32_t rows = params_.tile_heads * params_.tile_tokens;
     ptx::mbarrier_arrive_expect_tx(full, rows * Traits::kHeadDim * sizeof(Element));
-    load<Traits::kHeadDim, Traits::kBlockM>(q_map_, ptx::shared_address(&shared_.q), full,
+    load<Traits::kHeadDim, Traits::kBlockM>(q_map_, ptx::shared_address(&shared_.q[i]), full,
                                             work.head * params_.tile_heads, work.rows.q_begin);
     return blocks;
   }
@@ -76,8 +83,8 @@ class Producer {
     for (int32_t n = blocks.end - 1; n >= blocks.begin; --n, stage_.advance()) {
       const int32_t key = work.rows.k_begin + n * Traits::kBlockN;
       const int32_t keys = num_keys<Traits>(work.rows) - n * Traits::kBlockN;
-      const int32_t boxes = min(ceil_div(keys, Traits::kBoxN), Traits::kBlockN / Traits::kBoxN);
-      const int32_t i = stage_.index;
+      const int32_t boxes = ceil_div(min(keys, Traits::kBlockN), Traits::kBoxN);
+      const int32_t i = stage_.index();
       load_block<Traits::kHeadDim>(k_map_, shared_.k[i], shared_.k_empty[i], shared_.k_full[i],
                                    head, key, boxes);
       load_block<Traits::kHeadDimV>(v_map_, shared_.v[i], shared_.v_empty[i], shared_.v_full[i],
@@ -87,17 +94,27 @@ class Producer {
 
   /// Tells the consumers that there is no further tile.
   EXACTILE_DEVICE void finish() {
-    wait_for_slot();
-    shared_.slot.valid = false;
-    ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_full));
+    const int32_t i = wait_for_slot();
+    shared_.slot[i].valid = false;
+    announce(i);
+    ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_full[i]));
   }
 
  private:
   using Element = typename Traits::Element;
 
-  EXACTILE_DEVICE void wait_for_slot() {
-    ptx::mbarrier_wait(ptx::shared_address(&shared_.q_empty), slot_.phase ^ 1);
+  EXACTILE_DEVICE void announce(int32_t i) const {
+    if constexpr (Traits::kMask == MaskKind::kPacked) {
+      ptx::mbarrier_arrive(ptx::shared_address(&shared_.slot_full[i]));
+    }
+  }
+
+  /// Index of the next one, free.
+  EXACTILE_DEVICE int32_t wait_for_slot() {
+    const int32_t i = slot_.index();
+    ptx::mbarrier_wait(ptx::shared_address(&shared_.q_empty[i]), slot_.phase() ^ 1);
     slot_.advance();
+    return i;
   }
 
   template <int kColumns, class Matrix>
@@ -105,13 +122,13 @@ class Producer {
                                   int32_t head, int32_t key, int32_t boxes) {
     constexpr int kBoxBytes = Traits::kBoxN * kRowBytes;  // of one chunk
     const ptx::uint32_t barrier = ptx::shared_address(&full), start = ptx::shared_address(&to);
-    ptx::mbarrier_wait(ptx::shared_address(&empty), stage_.phase ^ 1);
+    ptx::mbarrier_wait(ptx::shared_address(&empty), stage_.phase() ^ 1);
     if constexpr (Traits::kBoxN == Traits::kBlockN) boxes = 1;
     ptx::mbarrier_arrive_expect_tx(barrier, boxes * kBoxBytes * (kColumns / Traits::kChunk));
 #pragma unroll 1
     for (int32_t i = 0; i < boxes; ++i) {
-      load<kColumns, Traits::kBlockN>(map, start + i * kBoxBytes, barrier, head,
-                                      key + i * Traits::kBoxN);
+      const int32_t row = min(i * Traits::kBoxN, Traits::kBlockN - Traits::kBoxN);  // may overlap
+      load<kColumns, Traits::kBlockN>(map, start + row * kRowBytes, barrier, head, key + row);
     }
   }
 
@@ -129,8 +146,29 @@ class Producer {
   const TensorMap& v_map_;
   const PrefillParams& params_;
   Shared& shared_;
-  Stage<1> slot_;
+  Stage<Traits::kQueries> slot_;
   Stage<Traits::kStages> stage_;
 };
+
+/// For tiles of several sequences, by a warp: finds which keys their tokens see. Consumers that
+/// asked memory themselves would wait for it in every tile.
+template <class Traits>
+EXACTILE_DEVICE void find_keys_of_tokens(const PrefillParams& params,
+                                         SharedStorage<Traits>& shared) {
+  const auto lane = static_cast<int32_t>(threadIdx.x % 32);
+  for (Stage<Traits::kQueries> query;; query.advance()) {
+    const int32_t i = query.index();
+    ptx::mbarrier_wait(ptx::shared_address(&shared.slot_full[i]), query.phase());
+    const bool valid = shared.slot[i].valid;
+    const TileRecord rows = shared.slot[i].work.rows;
+    if (valid && rows.is_packed()) {
+      for (int32_t token = lane; token < params.tile_tokens; token += 32) {
+        shared.keys[i][token] = keys_of_token(params, rows, rows.q_begin + token);
+      }
+    }
+    ptx::mbarrier_arrive(ptx::shared_address(&shared.q_full[i]));
+    if (!valid) return;
+  }
+}
 
 }  // namespace exactile::cuda::sm90

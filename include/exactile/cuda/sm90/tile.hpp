@@ -12,15 +12,20 @@ struct BlockRange {
   int32_t end;
 };
 
-/// Row `row` of a tile. With GQA packing the query heads of one token are neighbours; without it
-/// tile_heads is 1.
+/// Row `row` of a tile, row < 256. With GQA packing the query heads of one token are neighbours;
+/// without it tile_heads is 1.
 struct TileRow {
   int32_t token;
   int32_t head;
 
   EXACTILE_DEVICE TileRow(const PrefillParams& params, const WorkTile& work, int32_t row)
-      : token(work.rows.q_begin + row / params.tile_heads),
-        head(work.head * params.tile_heads + row % params.tile_heads) {}
+      : TileRow(params, work, row, row * params.tile_heads_inverse >> 16) {}
+
+ private:
+  EXACTILE_DEVICE TileRow(const PrefillParams& params, const WorkTile& work, int32_t row,
+                          int32_t token_of_tile)
+      : token(work.rows.q_begin + token_of_tile),
+        head(work.head * params.tile_heads + row - token_of_tile * params.tile_heads) {}
 };
 
 /// The tile holds several sequences.
@@ -79,20 +84,36 @@ EXACTILE_DEVICE int32_t visible_end(const PrefillParams& params, const WorkTile&
   return params.mask.visible(max(1, last), rows.k_len).end;
 }
 
+/// Of a tile of several sequences: the keys that a token of one of them sees, counted from the
+/// first key of the first. Tokens past the tile's see those of its last.
+EXACTILE_DEVICE KeyRange keys_of_token(const PrefillParams& params, const TileRecord& rows,
+                                       int32_t token) {
+  token = min(token, rows.q_begin + rows.packed_tokens() - 1);
+  int32_t b = rows.first_sequence(), q_end;
+  while ((q_end = params.cu_seqlens_q[b + 1]) <= token) ++b;
+  const int32_t k_begin = params.cu_seqlens_k[b];
+  const KeyRange keys = params.mask.visible(q_end - token, params.cu_seqlens_k[b + 1] - k_begin);
+  const int32_t offset = k_begin - rows.k_begin;
+  return {keys.begin + offset, keys.end + offset};
+}
+
 /// The keys that a thread's two rows, `row` and `row + 8`, see.
 template <class Traits>
 class RowMask {
  public:
   RowMask() = default;
 
-  EXACTILE_DEVICE RowMask(const PrefillParams& params, const WorkTile& work, int32_t row) {
+  /// keys_of_tokens: of a tile of several sequences.
+  EXACTILE_DEVICE RowMask(const PrefillParams& params, const WorkTile& work, int32_t row,
+                          const KeyRange* keys_of_tokens)
+      : from_first_(params.mask.left < 0 && !is_packed<Traits>(work.rows)) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int32_t token = TileRow(params, work, row + 8 * r).token;
       if constexpr (Traits::kMask == MaskKind::kFull) {
         keys_[r] = {0, work.rows.k_len};
       } else if (is_packed<Traits>(work.rows)) {
-        keys_[r] = find_sequence(params, work.rows, token);
+        keys_[r] = keys_of_tokens[min(token - work.rows.q_begin, params.tile_tokens - 1)];
       } else {
         keys_[r] = params.mask.visible(work.rows.q_end - token, work.rows.k_len);
       }
@@ -107,30 +128,25 @@ class RowMask {
   /// Sets the scores of keys that are not seen to -inf. `key`: that of the thread's first column.
   template <int kScores>
   EXACTILE_DEVICE void apply(float (&s)[kScores], int32_t key) const {
+    // Most masks bound rows on one side: half the comparisons.
+    if (Traits::kMask == MaskKind::kFull || from_first_) return apply<false>(s, key);
+    apply<true>(s, key);
+  }
+
+ private:
+  template <bool kFromBegin, int kScores>
+  EXACTILE_DEVICE void apply(float (&s)[kScores], int32_t key) const {
 #pragma unroll
     for (int i = 0; i < kScores; ++i) {
       const int r = i / 2 % 2;
       const int32_t at = key + i / 4 * 8 + i % 2;
       bool visible = at < keys_[r].end;
-      if constexpr (Traits::kMask != MaskKind::kFull) visible &= at >= keys_[r].begin;
+      if constexpr (kFromBegin) visible &= at >= keys_[r].begin;
       if (!visible) s[i] = -ptx::kInfinity;
     }
   }
 
- private:
-  /// Of a tile of several sequences: the keys that a token of one of them sees, counted from the
-  /// first key of the first. Rows past the tile's tokens see those of its last token.
-  EXACTILE_DEVICE static KeyRange find_sequence(const PrefillParams& params, const TileRecord& rows,
-                                                int32_t token) {
-    token = min(token, rows.q_begin + rows.packed_tokens() - 1);
-    int32_t b = rows.first_sequence(), q_end;
-    while ((q_end = params.cu_seqlens_q[b + 1]) <= token) ++b;
-    const int32_t k_begin = params.cu_seqlens_k[b];
-    const KeyRange keys = params.mask.visible(q_end - token, params.cu_seqlens_k[b + 1] - k_begin);
-    const int32_t offset = k_begin - rows.k_begin;
-    return {keys.begin + offset, keys.end + offset};
-  }
-
+  bool from_first_;  // the same in all lanes: every row sees the sequence's first key
   KeyRange keys_[2];
 };
 

@@ -6,51 +6,54 @@
 
 namespace exactile::cuda::sm90 {
 
+/// Bytes of shared memory that a work-group can have.
+inline constexpr int kMaxShared = 232448;
+
 /// Consumer warpgroups, keys in a block, keys in a narrow block, blocks in flight; defined only for
 /// what is supported. A tile's last block, which is the diagonal one under a causal mask, is
 /// computed as a narrow one where that is enough. Limits: shared memory (232,448 bytes for Q and
-/// kStages times K and V), and 232 registers (160 with three consumers) for kBlockN / 2 scores,
-/// kBlockN / 4 probabilities and kHeadDimV / 2 sums. Tried, beside FA3 on an H200, 2026-11: 176
-/// keys for kBorder at head_dim 128 take 64 x 1,024 causal from 1.25 to 1.08 times FA3 and gain
-/// nothing elsewhere; two consumers at head_dim 64 lose 13 % (192 keys win 1 to 3 % back);
-/// consumers that take turns to issue their matrix products gain nothing with three and lose 1 to 2
-/// % with two.
+/// kStages times K and V), and 240 registers (160 with three consumers) for kBlockN / 2 scores,
+/// twice kBlockN / 4 probabilities and kHeadDimV / 2 sums. What was tried:
+/// tests/benchmarks/hopper.md.
 template <int kHeadDim, int kHeadDimV, MaskKind kMask>
 struct TileShape;
 
 template <MaskKind kMask>
 struct TileShape<64, 64, kMask> {
-  static constexpr int kConsumers = 3, kBlockN = 128, kNarrowN = 64, kStages = 3;
+  static constexpr int kConsumers = 3, kBlockN = kMask == MaskKind::kPacked ? 80 : 96;
+  static constexpr int kNarrowN = 48, kStages = 4;
 };
 
 /// Two short sequences fit in a narrow block.
 template <>
 struct TileShape<96, 96, MaskKind::kPacked> {
-  static constexpr int kConsumers = 2, kBlockN = 160, kNarrowN = 80, kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = 128, kNarrowN = 80, kStages = 2;
 };
 template <>
 struct TileShape<128, 128, MaskKind::kPacked> {
-  static constexpr int kConsumers = 2, kBlockN = 160, kNarrowN = 80, kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = 128, kNarrowN = 80, kStages = 2;
 };
 
 template <MaskKind kMask>
 struct TileShape<96, 96, kMask> {
-  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 176 : 128;
-  static constexpr int kNarrowN = kMask == MaskKind::kFull ? 96 : 64, kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = 144, kNarrowN = 80, kStages = 2;
 };
 
 template <MaskKind kMask>
 struct TileShape<128, 128, kMask> {
-  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 176 : 128;
-  static constexpr int kNarrowN = kMask == MaskKind::kFull ? 96 : 64, kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = 128, kNarrowN = 64, kStages = 2;
 };
 
 template <MaskKind kMask>
 struct TileShape<192, 128, kMask> {
-  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 128 : 112;
+  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kPacked ? 112 : 128;
   static constexpr int kNarrowN = 64, kStages = 2;
 };
 
+template <>
+struct TileShape<256, 256, MaskKind::kPacked> {
+  static constexpr int kConsumers = 2, kBlockN = 64, kNarrowN = 48, kStages = 2;
+};
 template <MaskKind kMask>
 struct TileShape<256, 256, kMask> {
   static constexpr int kConsumers = 2, kBlockN = 80, kNarrowN = 48, kStages = 2;
@@ -73,14 +76,17 @@ struct alignas(1024) SharedStorage {
     bool valid;  ///< false: there is no further tile
   };
 
-  Matrix<Traits::kBlockM, Traits::kHeadDim> q;
+  Matrix<Traits::kBlockM, Traits::kHeadDim> q[Traits::kQueries];
   Matrix<Traits::kBlockN, Traits::kHeadDim> k[Traits::kStages];
   Matrix<Traits::kBlockN, Traits::kHeadDimV> v[Traits::kStages];
-  // mbarriers. q_full, q_empty guard the slot as well.
-  int64_t q_full, q_empty;
+  // mbarriers. q_full, q_empty guard the slot as well; slot_full is for who finds the keys.
+  int64_t q_full[Traits::kQueries], q_empty[Traits::kQueries];
+  int64_t slot_full[Traits::kQueries];
   int64_t k_full[Traits::kStages], k_empty[Traits::kStages];
   int64_t v_full[Traits::kStages], v_empty[Traits::kStages];
-  Slot slot;
+  Slot slot[Traits::kQueries];
+  /// Of a tile of several sequences: what its tokens see, found out by a warp of the producer's.
+  KeyRange keys[Traits::kQueries][Traits::kMask == MaskKind::kPacked ? Traits::kBlockM : 1];
 };
 
 template <class ElementType, int kHeadDimQk, int kHeadDimVo, MaskKind kMaskKind,
@@ -98,11 +104,18 @@ struct Traits {
   static constexpr int kNarrowN = Shape::kNarrowN;
   static_assert(kNarrowN % 16 == 0 && kNarrowN < kBlockN);
   /// Keys in a TMA box: where tiles are short, what they do not need is not loaded.
-  static constexpr int kBoxN = kMask != MaskKind::kPacked ? kBlockN
-                               : 2 * kNarrowN == kBlockN  ? kNarrowN
-                                                          : 16;
-  static_assert(kBlockN % kBoxN == 0);
+  static constexpr int kBoxN = kMask != MaskKind::kPacked ? kBlockN : kNarrowN == 80 ? 72 : 16;
+  static_assert(kBoxN % 8 == 0);
   static constexpr int kStages = Shape::kStages;
+  /// Buffers for Q: two, where there is room.
+  static constexpr int kQueries =
+      2 * (2 * kBlockM * kHeadDim + kStages * kBlockN * (kHeadDim + kHeadDimV)) + 1024 <= kMaxShared
+          ? 2
+          : 1;
+
+  /// Steady blocks are computed in pairs, which costs registers.
+  static constexpr bool kPairs =
+      kMask == MaskKind::kFull || (kMask == MaskKind::kBorder && kHeadDim <= 128);
 
   /// Columns of a TMA box; its swizzle is as wide, 128 or 64 bytes. Boxes: Q (kChunk, tile_heads,
   /// tile_tokens), K and V (kChunk, 1, kBoxN), over (head_dim, heads, tokens).
@@ -110,13 +123,18 @@ struct Traits {
   static_assert(kHeadDim % kChunk == 0 && kHeadDimV % kChunk == 0);
 
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  /// Registers per thread after the exchange; at launch all have 65,536 / kThreads.
-  static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
-  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
-  static_assert(128 * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536);
+  /// Registers per thread: at launch, and after the exchange, which waits for ever for what the
+  /// launch has not got.
+  static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+  static constexpr int kConsumerRegisters = kConsumers == 3              ? 160
+                                            : kMask == MaskKind::kPacked ? 232
+                                                                         : 240;
+  static constexpr int kProducerRegisters =
+      (kConsumers + 1) * kLaunchRegisters - kConsumers * kConsumerRegisters;
+  static_assert(kProducerRegisters >= 24 && kProducerRegisters % 8 == 0);
 
   static constexpr int kSharedBytes = sizeof(SharedStorage<Traits>);
-  static_assert(kSharedBytes <= 232448);
+  static_assert(kSharedBytes <= kMaxShared);
 };
 
 }  // namespace exactile::cuda::sm90

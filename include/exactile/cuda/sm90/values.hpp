@@ -20,7 +20,8 @@ class SharedValues {
 
  public:
   template <class Matrix>
-  EXACTILE_DEVICE SharedValues(Matrix& v, int32_t rows) : bytes_(v.bytes), rows_(rows) {}
+  EXACTILE_DEVICE SharedValues(Matrix& v, int32_t rows)
+      : bytes_(v.bytes), rows_(rows), thread_(ptx::thread_now()) {}
 
   /// Whether there is one in this thread's share.
   EXACTILE_DEVICE bool any_not_finite() const {
@@ -39,12 +40,12 @@ class SharedValues {
     });
   }
 
-  /// visit(key, i, value) for those in the columns that this thread has sums of: sum i is of column
-  /// i / 4 * 8 + i % 2 + threadIdx.x % 4 * 2, in the row that i / 2 % 2 says.
+  /// visit(key, i, value) for those of rows [0, keys) in the columns that this thread has sums of:
+  /// sum i is of column i / 4 * 8 + i % 2 + threadIdx.x % 4 * 2, in the row that i / 2 % 2 says.
   template <class Visit>
-  EXACTILE_DEVICE void for_each_not_finite(Visit visit) const {
+  EXACTILE_DEVICE void for_each_not_finite(int32_t keys, Visit visit) const {
 #pragma unroll 1
-    for (int32_t key = 0; key < rows_; ++key) {
+    for (int32_t key = 0; key < keys; ++key) {
 #pragma unroll
       for (int unit = 0; unit < Traits::kHeadDimV / 8; ++unit) {
         const ptx::uint32_t word = pair(key, unit);
@@ -82,7 +83,7 @@ class SharedValues {
   template <class Visit>
   EXACTILE_DEVICE void for_each_share(Visit visit) const {
     const int32_t units = rows_ * (kRowBytes / 16);
-    const auto first = static_cast<int32_t>(threadIdx.x) - 128;
+    const int32_t first = thread_ - 128;
 #pragma unroll 1
     for (int32_t i = first; i < units; i += 128 * Traits::kConsumers) {
 #pragma unroll
@@ -97,11 +98,12 @@ class SharedValues {
     constexpr int kUnits = kRowBytes / 16;  // of a row, permuted by the low bits of its number
     const int swizzle = kUnits == 8 ? row % 8 : row / 2 % 4;
     const int at = unit / kUnits * kChunkBytes + row * kRowBytes + (unit % kUnits ^ swizzle) * 16;
-    return *reinterpret_cast<const ptx::uint32_t*>(bytes_ + at + threadIdx.x % 4 * 4);
+    return *reinterpret_cast<const ptx::uint32_t*>(bytes_ + at + thread_ % 4 * 4);
   }
 
   unsigned char* const bytes_;
   const int32_t rows_;
+  const int32_t thread_;
 };
 
 }  // namespace exactile::cuda::sm90
