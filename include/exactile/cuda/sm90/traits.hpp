@@ -36,7 +36,8 @@ struct TileShape<128, 128, MaskKind::kPacked> {
 
 template <MaskKind kMask>
 struct TileShape<96, 96, kMask> {
-  static constexpr int kConsumers = 2, kBlockN = 144, kNarrowN = 80, kStages = 2;
+  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 160 : 144;
+  static constexpr int kNarrowN = 80, kStages = 2;
 };
 
 template <MaskKind kMask>
