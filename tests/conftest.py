@@ -12,6 +12,8 @@ import pytest
 import exactile
 from exactile.reference import reference
 
+GPUS = exactile.info()["backends"]["cuda"]["devices"]
+CUDA_ROOMS = ["sm80", "sm90"] if any(x["compute_capability"] == (9, 0) for x in GPUS) else ["sm80"]
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -71,6 +73,13 @@ class Batch:
         largest = np.abs(want_lse[seen]).max(initial=1)
         error = np.abs(same_lse[seen] - want_lse[seen]).max(initial=0)
         assert_close(np.asarray(lse)[seen], want_lse[seen], 2 * error + lse_floor * largest)
+
+
+@pytest.fixture(params=CUDA_ROOMS)
+def room(request, monkeypatch) -> str:
+    """Each kind of kernels that the GPUs here can run."""
+    monkeypatch.setenv("EXACTILE_CUDA_ROOM", request.param)
+    return request.param
 
 
 def assert_close(got, want, tolerance):

@@ -10,23 +10,14 @@ import numpy as np
 import pytest
 
 import exactile
-from conftest import DTYPES, assert_same_bits, cumulate, make_batch
+from conftest import assert_same_bits, cumulate, make_batch
+from cuda_device import HALVES, INFO, ROWS, run, to_gpu, to_numpy, torch
 from exactile import _core, cli
 from exactile.machines import Gpu
 from exactile.timeline import record
 from test_plan import GOLDEN, ZIPF
 from test_prefill import LENS_K, LENS_Q, MASKS
 
-INFO = exactile.info()["backends"]["cuda"]
-if not INFO["available"]:
-    pytest.skip(INFO["reason"], allow_module_level=True)
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("torch sees no GPU", allow_module_level=True)
-
-ROWS = [row[1:] for row in _core.support() if row[0] == "cuda"]
-HOPPER = any(x["compute_capability"] == (9, 0) for x in INFO["devices"])
-HALVES = ["float16", "bfloat16"]
 REVERSE = """
 #include <exactile/scheduler/valid_only.hpp>
 struct Reverse : exactile::ValidOnlyIndividual {
@@ -36,38 +27,6 @@ struct Reverse : exactile::ValidOnlyIndividual {
 """
 
 
-@pytest.fixture(params=["sm80", *(["sm90"] if HOPPER else [])])
-def room(request, monkeypatch) -> str:
-    monkeypatch.setenv("EXACTILE_CUDA_ROOM", request.param)
-    return request.param
-
-
-def to_gpu(x, device="cuda"):
-    bits = torch.from_numpy(np.ascontiguousarray(x).view(np.int16)).to(device)
-    return bits.view(getattr(torch, x.dtype.name))
-
-
-def to_numpy(x):
-    if x.dtype == torch.float32:
-        return x.cpu().numpy()
-    return x.cpu().view(torch.int16).numpy().view(DTYPES[str(x.dtype).removeprefix("torch.")])
-
-
-def run(batch, **options):
-    """(out, lse) of a batch, computed on the GPU; each sequence in tiles of its own."""
-    options = {"pack_sequences": False} | options
-    out, lse = exactile.varlen_prefill(
-        *(to_gpu(x) for x in (batch.q, batch.k, batch.v)),
-        batch.cu_q,
-        batch.cu_k,
-        causal=batch.causal,
-        window=batch.window,
-        return_lse=True,
-        **options,
-    )
-    return to_numpy(out), to_numpy(lse)
-
-
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
 def test_every_supported_row_under_every_mask(room, dtype, head_dim, head_dim_v, mask):
@@ -75,62 +34,6 @@ def test_every_supported_row_under_every_mask(room, dtype, head_dim, head_dim_v,
     for lens_q, lens_k in ((LENS_Q, LENS_K), ([300, 1, 0, 700], [300, 500, 5, 650])):
         batch = make_batch(lens_q, lens_k, **shape, **MASKS[mask])
         batch.check(*run(batch))
-
-
-SHORT_Q = [*[5, 33, 1, 0, 64, 2, 17, 40, 31, 32, 3] * 3, 300, 1, 1, 1, 20, 0, 0, 9]
-SHORT_K = [*[5, 30, 9, 7, 64, 0, 17, 41, 60, 32, 3] * 3, 290, 1, 0, 1, 25, 3, 0, 9]
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
-def test_packed_sequences(room, dtype, head_dim, head_dim_v, mask):
-    shape = dict(dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v, heads=(8, 2))
-    batch = make_batch(SHORT_Q, SHORT_K, **shape, **MASKS[mask])
-    for pack_gqa in False, True:
-        got = run(batch, pack_sequences=True, pack_gqa=pack_gqa)
-        batch.check(*got)
-        if room == "sm80":  # there a tile's sequences are computed one after the other
-            for packed, alone in zip(got, run(batch, pack_gqa=pack_gqa), strict=True):
-                assert_same_bits(packed, alone)
-
-
-@pytest.mark.skipif(INFO["nvrtc"] is None, reason=str(INFO["nvrtc_reason"]))
-def test_packed_sequences_under_another_policy(room):
-    batch = make_batch(SHORT_Q, SHORT_K, dtype="bfloat16", head_dim=128, heads=(8, 2))
-    want = run(batch, pack_sequences=True)
-    for got, persistent in zip(
-        run(batch, pack_sequences=True, pack_gqa=True, scheduler="ValidOnlyIndividual"),
-        run(batch, pack_sequences=True, pack_gqa=True),
-        strict=True,
-    ):
-        assert_same_bits(got, persistent)
-    batch.check(*want)
-
-
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("head_dim", [64, 96, 128])
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_poison_in_a_packed_tile(room, dtype, head_dim, poison):
-    """Single values in V: they reach the rows that see them, and none of another sequence."""
-    shape = dict(heads=(8, 2), head_dim=head_dim, dtype=dtype)
-    batch, clean = (make_batch(SHORT_Q, SHORT_K, **shape, causal=True) for _ in range(2))
-    where = np.random.default_rng(1).integers(0, batch.v.shape, (12, 3))
-    batch.v[tuple(where.T)] = poison
-    own, sees = (np.zeros((batch.q.shape[0], 8, head_dim), bool) for _ in range(2))
-    for key, head, column in where:
-        b = np.searchsorted(batch.cu_k, key, side="right") - 1
-        begin, end = batch.cu_q[b : b + 2]
-        first = max(begin, end - (batch.cu_k[b + 1] - key))  # causal: rows from here on
-        own[begin:end, 4 * head : 4 * head + 4, column] = True
-        sees[first:end, 4 * head : 4 * head + 4, column] = True
-    assert sees.any()
-    for pack_gqa in False, True:
-        options = dict(pack_sequences=True, pack_gqa=pack_gqa)
-        (out, lse), (want, want_lse) = run(batch, **options), run(clean, **options)
-        assert_same_bits(lse, want_lse)
-        # A key that a row of its own sequence does not see may reach that too.
-        assert_same_bits(out[~own], want[~own])
-        assert not np.isfinite(out[sees].astype(np.float32)).any()
 
 
 @pytest.mark.parametrize("heads", [(1, 1), (4, 4), (6, 2), (8, 1), (7, 1), (32, 8)])
