@@ -7,15 +7,17 @@ PyTorch. workloads.json beside this file: name -> lens (`times` over), head_dim,
 (bfloat16); 32 query and 8 kv heads. A workload in float16 is measured beside itself in bfloat16.
 
 The card runs at its power limit, so only what was measured in turns is compared: every variant has
-a slice of every round, rounds begin with different ones, and the first, when the card is still
-cool, does not count. A ratio is the median of those of the rounds; spread is (max - min) / median
-of the rounds. Appends a line per workload and mask to cuda.jsonl, and prints the table.
+a slice of every round, in an order that changes, since the slice before leaves its mark (3 to 5 %),
+and the first round, when the card is still cool, does not count. A ratio is the median of those of
+the rounds; spread is (max - min) / median of the rounds. Appends a line per workload and
+mask to cuda.jsonl, and prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -185,8 +187,7 @@ def measure(work: Work, variants: dict[str, Variant], rounds: int, seconds: floa
     names, flops = list(variants), variants["auto"].plan.flops
     tflops: dict[str, list[float]] = {name: [] for name in names}
     for i in range(-1, rounds):  # below 0: warming up
-        first = max(0, i) * len(names) // rounds
-        for name in names[first:] + names[:first]:
+        for name in random.Random(i).sample(names, len(names)):
             ms = event_median_ms(variants[name].run, seconds)
             if i >= 0:
                 tflops[name].append(flops / ms / 1e9)
