@@ -169,13 +169,13 @@ class Timeline:
         rows = self.num_sms * (int(slices.lane.max()) + 1)
         last_end = np.zeros(rows, np.int64)
         np.maximum.at(last_end, slices.lane * self.num_sms + slices.sm, slices.end_ns)
-        length = (slices.end_ns - slices.begin_ns).astype(np.float64)
+        length = slices.end_ns - slices.begin_ns
+        parts = {p: int(length[slices.phase == i].sum()) for i, p in enumerate(PHASES)}
+        busy_until = int(last_end.sum())
+        parts["between"] = busy_until - sum(parts.values())
+        parts["tail"] = rows * self.span_ns - busy_until
         whole = max(1, rows * self.span_ns)
-        shares = dict(
-            zip(PHASES, np.bincount(slices.phase, length, len(PHASES)) / whole, strict=True)
-        )
-        tail = float(rows * self.span_ns - last_end.sum()) / whole
-        return shares | {"between": max(0.0, 1 - sum(shares.values()) - tail), "tail": tail}
+        return {part: ns / whole for part, ns in parts.items()}
 
 
 def record(plan: Plan, data: Sequence[npt.NDArray[Any]], gpu: Gpu) -> Timeline:
