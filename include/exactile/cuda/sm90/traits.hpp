@@ -104,7 +104,8 @@ struct Traits {
   static constexpr int kBlockN = Shape::kBlockN;
   static constexpr int kNarrowN = Shape::kNarrowN;
   static_assert(kNarrowN % 16 == 0 && kNarrowN < kBlockN);
-  /// Keys in a TMA box: where tiles are short, what they do not need is not loaded.
+  /// Keys in a TMA box: where tiles are short, what they do not need is not loaded. A block's last
+  /// box may overlap with the one before.
   static constexpr int kBoxN = kMask != MaskKind::kPacked ? kBlockN : kNarrowN == 80 ? 72 : 16;
   static_assert(kBoxN % 8 == 0);
   static constexpr int kStages = Shape::kStages;
