@@ -37,12 +37,12 @@ from exactile import _core, _sycl, plan
 queue = _sycl.default_queue()
 core = plan([0, 1], num_heads_q=1, num_heads_kv=1, head_dim=128, dtype="bfloat16",
             scheduler="ValidOnlyPersistent", backend="sycl")._core
-*_, source, name_expression = _core.sycl_kernel(core)
+*_, registers, source, name_expression = _core.sycl_kernel(core)
 _sycl._runtime = _sycl.runtime()._replace(wheel="")
 start = time.perf_counter()
 origin = _sycl.find_spirv(queue, source, name_expression)[0]
 found = time.perf_counter()
-_sycl._kernel(queue, *_core.sycl_kernel(core)[2:])
+_sycl._kernel(queue, source, name_expression, registers)
 end = time.perf_counter()
 print(json.dumps({"origin": origin, "find_s": found - start, "load_s": end - found}))
 """
