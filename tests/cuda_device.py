@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU", allow_module_level=True)
 
 ROWS = [row[1:] for row in _core.support() if row[0] == "cuda"]
+HOPPER = any(x["compute_capability"] == (9, 0) for x in INFO["devices"])
 HALVES = ["float16", "bfloat16"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import exactile
-from conftest import assert_same_bits, cumulate, make_batch
+from conftest import assert_same_bits, check_poison_stays, cumulate, make_batch
 from cuda_device import HALVES, INFO, ROWS, run, to_gpu, to_numpy, torch
 from exactile import _core, cli
 from exactile.machines import Gpu
@@ -79,16 +79,7 @@ def test_scores_that_grow(room, dtype, head_dim, mask, largest):
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_poison_stays_in_its_sequence(room, dtype, poison, scheduler):
-    lengths = [40, 17, 70, 100, 1]
-    clean, dirty = (make_batch(lengths, dtype=dtype) for _ in range(2))
-    for i in (1, 3):
-        rows = slice(clean.cu_q[i], clean.cu_q[i + 1])
-        dirty.q[rows] = dirty.k[rows] = dirty.v[rows] = poison
-    (want, want_lse), (got, got_lse) = run(clean), run(dirty, scheduler=scheduler)
-    for i in (0, 2, 4):
-        rows = slice(clean.cu_q[i], clean.cu_q[i + 1])
-        assert_same_bits(got[rows], want[rows])
-        assert_same_bits(got_lse[:, rows], want_lse[:, rows])
+    check_poison_stays(run, dtype, poison, scheduler)
 
 
 def test_rows_that_see_no_key_are_written(room, scheduler):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import exactile
-from conftest import assert_same_bits, make_batch
+from conftest import assert_same_bits, check_poison_stays, make_batch
 from exactile import _core, _sycl
 from sycl_device import compile_ahead, dpnp, get, needs_device, on_device, put, run, small_plan
 
@@ -105,20 +105,7 @@ def test_references_follow_the_scores(factor):
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_poison_stays_in_its_sequence(poison):
-    lengths = [40, 17, 70, 100, 1]
-    clean, dirty = (make_batch(lengths, dtype="bfloat16") for _ in range(2))
-    for sequence in (1, 3):
-        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence + 1])
-        dirty.q[rows] = dirty.k[rows] = dirty.v[rows] = poison
-    want, want_lse = run(clean)
-    got, got_lse = run(dirty)
-    for sequence, length in enumerate(lengths):
-        rows = slice(clean.cu_q[sequence], clean.cu_q[sequence] + length)
-        if sequence in (1, 3):
-            assert np.isnan(got[rows].astype(np.float32)).all()
-        else:
-            assert_same_bits(got[rows], want[rows])
-            assert_same_bits(got_lse[:, rows], want_lse[:, rows])
+    check_poison_stays(run, "bfloat16", poison, "auto")
 
 
 def padded(x, columns, fill):

@@ -7,7 +7,6 @@ device, whose compiler gives the SPIR-V; no Intel GPU.
 from __future__ import annotations
 
 import collections
-import json
 import os
 import re
 import shutil
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import exactile
 from exactile import _core, _sycl
+from sycl_device import small_plan
 
 PLATFORMS = {"pvc": "xehpc", "acm-g10": "xehpg", "bmg": "xe2"}
 """Names of a device for ocloc and for iga64."""
@@ -40,29 +39,14 @@ class Tools(NamedTuple):
 def spirv(kernel: str, dtype: str, head_dim: int, head_dim_v: int, folder: Path) -> Path:
     """SPIR-V of one kernel. That the SYCL device here may not take it does not matter."""
     with mock.patch.dict(os.environ, EXACTILE_SYCL_KERNEL=kernel):
-        plan = exactile.plan(
-            [0, 1],
-            num_heads_q=1,
-            num_heads_kv=1,
-            head_dim=head_dim,
-            head_dim_v=head_dim_v,
-            dtype=dtype,
-            scheduler="ValidOnlyPersistent",
-            backend="sycl",
-        )
+        plan = small_plan(dtype, head_dim, head_dim_v, "ValidOnlyPersistent")
     source, name_expression = _core.sycl_kernel(plan._core)[-2:]
-    request = {
-        "device": _sycl._filter_string(_sycl.default_queue().sycl_device),
-        "source": source,
-        "name_expression": name_expression,
-        "flags": [*_core.SYCL_FLAGS, "-I", str(Path(_core.__file__).parent / "include")],
-        "image": str(folder / "unused.spv"),
-    }
+    queue, unused = _sycl.default_queue(), folder / "unused.spv"
     done = subprocess.run(
         [sys.executable, "-m", "exactile._sycl_compile"],
         cwd=folder,
         env=os.environ | {"SYCL_DUMP_IMAGES": "1"},
-        input=json.dumps(request),
+        input=_sycl.compile_request(queue, source, name_expression, unused),
         capture_output=True,
         text=True,
         check=False,

@@ -238,17 +238,10 @@ def compile_program(queue: Any, source: str, name_expression: str) -> tuple[str,
         )
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "kernel.spv"
-        request = {
-            "device": _filter_string(queue.sycl_device),
-            "source": source,
-            "name_expression": name_expression,
-            "flags": [*_core.SYCL_FLAGS, "-I", str(Path(_core.__file__).parent / "include")],
-            "image": str(image),
-        }
         done = subprocess.run(
             [sys.executable, "-m", "exactile._sycl_compile"],
             cwd=Path(__file__).parents[1],  # found there, whatever the user's folder holds
-            input=json.dumps(request),
+            input=compile_request(queue, source, name_expression, image),
             capture_output=True,
             text=True,
             check=False,
@@ -265,10 +258,20 @@ def compile_program(queue: Any, source: str, name_expression: str) -> tuple[str,
     )
 
 
-def _filter_string(device: Any) -> str:
+def compile_request(queue: Any, source: str, name_expression: str, image: Path) -> str:
+    """What `exactile._sycl_compile` reads, to write SPIR-V to `image`."""
+    device = queue.sycl_device
     while (parent := device.parent_device) is not None:
         device = parent
-    return str(device.get_filter_string())
+    return json.dumps(
+        {
+            "device": str(device.get_filter_string()),
+            "source": source,
+            "name_expression": name_expression,
+            "flags": [*_core.SYCL_FLAGS, "-I", str(Path(_core.__file__).parent / "include")],
+            "image": str(image),
+        }
+    )
 
 
 # --- runs -------------------------------------------------------------------------------------

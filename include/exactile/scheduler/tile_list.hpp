@@ -97,11 +97,15 @@ EXACTILE_HOST_DEVICE constexpr KeyRange visited_keys(const TileListSpec& spec,
   return spec.mask.any_visible(first, last, tile.k_len);
 }
 
+/// Blocks with some of the keys.
+EXACTILE_HOST_DEVICE constexpr int32_t num_n_blocks(const TileListSpec& spec, KeyRange keys) {
+  return keys.empty() ? 0 : ceil_div(keys.end, spec.block_n) - keys.begin / spec.block_n;
+}
+
 /// Key blocks that a tile visits: its cost.
 EXACTILE_HOST_DEVICE constexpr int32_t num_n_blocks(const TileListSpec& spec,
                                                     const TileRecord& tile) {
-  const KeyRange keys = visited_keys(spec, tile);
-  return keys.empty() ? 0 : ceil_div(keys.end, spec.block_n) - keys.begin / spec.block_n;
+  return num_n_blocks(spec, visited_keys(spec, tile));
 }
 
 /// Calls visit(record) for every tile in natural order.
@@ -146,8 +150,7 @@ inline constexpr int32_t kMaxCost = 65535;
 EXACTILE_HOST_DEVICE constexpr int32_t sort_cost(const TileListSpec& spec, const TileRecord& tile,
                                                  ListOrder order) {
   if (order == ListOrder::kLongestFirst || tile.is_packed()) return num_n_blocks(spec, tile);
-  const KeyRange keys = spec.mask.visible(1, tile.k_len);
-  return keys.empty() ? 0 : ceil_div(keys.end, spec.block_n) - keys.begin / spec.block_n;
+  return num_n_blocks(spec, spec.mask.visible(1, tile.k_len));
 }
 
 /// Working memory of write_sorted_tiles().

@@ -47,7 +47,7 @@ class Mainloop {
   /// Computes the tile whose Q is full, over blocks [n_begin, n_end). query: which of the buffers.
   EXACTILE_DEVICE void run(const typename Shared::Slot& tile, int32_t query, Output& o,
                            OnlineSoftmax& softmax) {
-    query_ = Traits::kQueries == 1 ? 0 : query;
+    query_ = query;
 #pragma unroll
     for (float& value : o) value = 0;
     packed_ = ptx::warp_uniform(is_packed<Traits>(tile.work.rows));
