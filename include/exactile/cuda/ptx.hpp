@@ -103,23 +103,6 @@ EXACTILE_DEVICE void named_barrier_sync(int32_t barrier, int32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-/// As named_barrier_sync(); whether it is true for any thread.
-EXACTILE_DEVICE bool named_barrier_any(int32_t barrier, int32_t threads, bool mine) {
-  int any;
-  __syncwarp();  // the instruction takes whole warps
-  asm volatile(
-      "{\n"
-      ".reg .pred p, q;\n"
-      "setp.ne.b32 p, %3, 0;\n"
-      "bar.red.or.pred q, %1, %2, p;\n"
-      "selp.b32 %0, 1, 0, q;\n"
-      "}"
-      : "=r"(any)
-      : "r"(barrier), "r"(threads), "r"(static_cast<int>(mine))
-      : "memory");
-  return any != 0;
-}
-
 /// A value that is equal in all lanes, in a form that the compiler knows to be so.
 EXACTILE_DEVICE int32_t warp_uniform(int32_t value) {
   int32_t uniform;

@@ -3,6 +3,7 @@
 
 #include <exactile/cuda/probe.hpp>
 #include <exactile/cuda/sm90/epilogue.hpp>
+#include <exactile/cuda/sm90/helpers.hpp>
 #include <exactile/cuda/sm90/mainloop.hpp>
 #include <exactile/scheduler/concepts.hpp>
 
@@ -43,7 +44,9 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   if (warpgroup == 0) {
     ptx::set_max_registers_down<Traits::kProducerRegisters>();
     if constexpr (Traits::kMask == MaskKind::kPacked) {
-      if (threadIdx.x / 32 == 1) find_keys_of_tokens(params, shared);
+      const int32_t warp = ptx::warp_uniform(threadIdx.x / 32);
+      if (warp == 1) find_keys(params, shared);
+      if (warp > 1) search_values(shared, warp - 2);
     }
     if (threadIdx.x != 0) return;
     Producer<Traits> producer(q_map, k_map, v_map, params, shared);

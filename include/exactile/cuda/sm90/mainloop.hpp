@@ -99,14 +99,13 @@ class Mainloop {
     float s[kKeys / 2];
     issue_scores(s);
     mask = RowMask<Traits>(params_, tile.work, row(), shared_.keys[query_]);
-    const bool isolate = has_foreign_infinities(kKeys);
     wgmma_wait<0>();
     touch(s);
     release_keys(n);
     if (masked) mask.apply(s, first_key(n));
     softmax.template update<BlockKind::kFirst, Element>(s, p_, params_.scale_log2);
     if (keys < kKeys && !packed_) clear_values(keys, kKeys);
-    if (isolate) isolate_values(n, min(keys, kKeys), kKeys, mask, o);
+    if (has_foreign_infinities()) isolate_values(n, min(keys, kKeys), kKeys, mask, o);
   }
 
   /// Blocks n and n - 1. What PV reads may not be written before it is over, so two buffers take
@@ -150,7 +149,7 @@ class Mainloop {
     touch(o);
     release(shared_.v_empty[before.index()]);
     if constexpr (kKind == BlockKind::kMasked) {
-      if (has_foreign_infinities(kBlockN)) isolate_values(n, kBlockN, kBlockN, mask, o);
+      if (has_foreign_infinities()) isolate_values(n, kBlockN, kBlockN, mask, o);
     }
   }
 
@@ -220,30 +219,33 @@ class Mainloop {
   }
 
   /// Among the keys of a packed tile are those of its other sequences, where a row's probability is
-  /// 0, and 0 x Inf and 0 x NaN are NaN. All consumers ask together.
-  EXACTILE_DEVICE bool has_foreign_infinities(int32_t keys) const {
+  /// 0, and 0 x Inf and 0 x NaN are NaN. The same for all consumers.
+  EXACTILE_DEVICE bool has_foreign_infinities() const {
     if constexpr (Traits::kMask != MaskKind::kPacked) return false;
     if (!packed_) return false;
-    wait(shared_.v_full[stage_.index()], stage_);
-    return all_consumers_any(
-        SharedValues<Traits>(shared_.v[stage_.index()], keys).any_not_finite());
+    wait(shared_.v_checked[stage_.index()], stage_);
+    int32_t found = 0;
+#pragma unroll
+    for (int i = 0; i < kSearchers; ++i) found |= shared_.not_finite[stage_.index()][i];
+    return ptx::warp_uniform(found) != 0;
   }
 
   /// Adds Inf and NaN of the first `keys` rows to `o` where they are seen, and takes them out of V.
   EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, int32_t rows,
                                       const RowMask<Traits>& mask, Output& o) {
+    wait(shared_.v_full[stage_.index()], stage_);
     const SharedValues<Traits> v(shared_.v[stage_.index()], rows);
     v.for_each_not_finite(keys, [&](int32_t key, int i, float value) {
       if (mask.sees(i / 2 % 2, n * kBlockN + key)) o[i] += value;
     });
-    all_consumers_any(false);  // all have read
-    v.clear_not_finite();
+    sync_consumers();  // all have read
+    v.clear_not_finite(ptx::thread_now() - 128, 128 * Traits::kConsumers);
     ptx::fence_proxy_async();
-    all_consumers_any(false);
+    sync_consumers();
   }
 
-  EXACTILE_DEVICE static bool all_consumers_any(bool mine) {
-    return ptx::named_barrier_any(1 + Traits::kConsumers, 128 * Traits::kConsumers, mine);
+  EXACTILE_DEVICE static void sync_consumers() {
+    ptx::named_barrier_sync(1 + Traits::kConsumers, 128 * Traits::kConsumers);
   }
 
   /// Key of this thread's first column in block n.

@@ -1,5 +1,4 @@
-// exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them; where
-// tiles may hold several sequences, a warp finds out which keys their rows see.
+// exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them.
 #pragma once
 
 #include <exactile/cuda/sm90/tile.hpp>
@@ -25,10 +24,10 @@ class Stage {
 template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
+  constexpr bool kHelpers = Traits::kMask == MaskKind::kPacked;
 #pragma unroll
   for (int i = 0; i < Traits::kQueries; ++i) {
-    constexpr int kFinders = Traits::kMask == MaskKind::kPacked ? 32 : 0;
-    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + kFinders);
+    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + (kHelpers ? 1 + kSearchers : 0));
     ptx::mbarrier_init(ptx::shared_address(&shared.slot_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.q_empty[i]), 32 * kConsumerWarps);
   }
@@ -37,7 +36,9 @@ EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
     ptx::mbarrier_init(ptx::shared_address(&shared.k_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.v_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.k_empty[i]), kConsumerWarps);
-    ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]), kConsumerWarps);
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]),
+                       kConsumerWarps + (kHelpers ? kSearchers : 0));
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_checked[i]), kSearchers);
   }
   ptx::fence_mbarrier_init();
 }
@@ -149,26 +150,5 @@ class Producer {
   Stage<Traits::kQueries> slot_;
   Stage<Traits::kStages> stage_;
 };
-
-/// For tiles of several sequences, by a warp: finds which keys their tokens see. Consumers that
-/// asked memory themselves would wait for it in every tile.
-template <class Traits>
-EXACTILE_DEVICE void find_keys_of_tokens(const PrefillParams& params,
-                                         SharedStorage<Traits>& shared) {
-  const auto lane = static_cast<int32_t>(threadIdx.x % 32);
-  for (Stage<Traits::kQueries> query;; query.advance()) {
-    const int32_t i = query.index();
-    ptx::mbarrier_wait(ptx::shared_address(&shared.slot_full[i]), query.phase());
-    const bool valid = shared.slot[i].valid;
-    const TileRecord rows = shared.slot[i].work.rows;
-    if (valid && rows.is_packed()) {
-      for (int32_t token = lane; token < params.tile_tokens; token += 32) {
-        shared.keys[i][token] = keys_of_token(params, rows, rows.q_begin + token);
-      }
-    }
-    ptx::mbarrier_arrive(ptx::shared_address(&shared.q_full[i]));
-    if (!valid) return;
-  }
-}
 
 }  // namespace exactile::cuda::sm90

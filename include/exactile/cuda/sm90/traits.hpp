@@ -60,6 +60,9 @@ struct TileShape<256, 256, kMask> {
   static constexpr int kConsumers = 2, kBlockN = 80, kNarrowN = 48, kStages = 2;
 };
 
+/// Warps that look through values, beside the producer and the one that finds keys.
+inline constexpr int kSearchers = 2;
+
 /// What the threads of a work-group share. Each matrix lies in chunks of kChunk columns,
 /// (chunk, row, kChunk), swizzled by TMA, whose pattern repeats every 1,024 bytes.
 template <class Traits>
@@ -80,14 +83,16 @@ struct alignas(1024) SharedStorage {
   Matrix<Traits::kBlockM, Traits::kHeadDim> q[Traits::kQueries];
   Matrix<Traits::kBlockN, Traits::kHeadDim> k[Traits::kStages];
   Matrix<Traits::kBlockN, Traits::kHeadDimV> v[Traits::kStages];
-  // mbarriers. q_full, q_empty guard the slot as well; slot_full is for who finds the keys.
+  // mbarriers. q_full, q_empty guard the slot as well; slot_full, v_checked: see helpers.hpp.
   int64_t q_full[Traits::kQueries], q_empty[Traits::kQueries];
-  int64_t slot_full[Traits::kQueries];
+  int64_t slot_full[Traits::kQueries], v_checked[Traits::kStages];
   int64_t k_full[Traits::kStages], k_empty[Traits::kStages];
   int64_t v_full[Traits::kStages], v_empty[Traits::kStages];
   Slot slot[Traits::kQueries];
-  /// Of a tile of several sequences: what its tokens see, found out by a warp of the producer's.
+  /// Of a tile of several sequences: what its tokens see, and whether there are Inf or NaN among
+  /// the values of a block. The producer's other warps find out.
   KeyRange keys[Traits::kQueries][Traits::kMask == MaskKind::kPacked ? Traits::kBlockM : 1];
+  bool not_finite[Traits::kStages][kSearchers];
 };
 
 template <class ElementType, int kHeadDimQk, int kHeadDimVo, MaskKind kMaskKind,

@@ -20,22 +20,21 @@ class SharedValues {
 
  public:
   template <class Matrix>
-  EXACTILE_DEVICE SharedValues(Matrix& v, int32_t rows)
-      : bytes_(v.bytes), rows_(rows), thread_(ptx::thread_now()) {}
+  EXACTILE_DEVICE SharedValues(Matrix& v, int32_t rows) : bytes_(v.bytes), rows_(rows) {}
 
-  /// Whether there is one in this thread's share.
-  EXACTILE_DEVICE bool any_not_finite() const {
+  /// Whether there is one in the share of one of `threads` threads.
+  EXACTILE_DEVICE bool any_not_finite(int32_t thread, int32_t threads) const {
     ptx::uint32_t found = 0;
-    for_each_share([&](uint4& words) {
+    for_each_share(thread, threads, [&](uint4& words) {
       found |=
           not_finite(words.x) | not_finite(words.y) | not_finite(words.z) | not_finite(words.w);
     });
     return found != 0;
   }
 
-  /// Zeroes those of this thread's share.
-  EXACTILE_DEVICE void clear_not_finite() const {
-    for_each_share([&](uint4& words) {
+  /// Zeroes those of its share.
+  EXACTILE_DEVICE void clear_not_finite(int32_t thread, int32_t threads) const {
+    for_each_share(thread, threads, [&](uint4& words) {
       words = {finite(words.x), finite(words.y), finite(words.z), finite(words.w)};
     });
   }
@@ -81,11 +80,10 @@ class SharedValues {
   }
 
   template <class Visit>
-  EXACTILE_DEVICE void for_each_share(Visit visit) const {
+  EXACTILE_DEVICE void for_each_share(int32_t thread, int32_t threads, Visit visit) const {
     const int32_t units = rows_ * (kRowBytes / 16);
-    const int32_t first = thread_ - 128;
 #pragma unroll 1
-    for (int32_t i = first; i < units; i += 128 * Traits::kConsumers) {
+    for (int32_t i = thread; i < units; i += threads) {
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
         visit(*reinterpret_cast<uint4*>(bytes_ + c * kChunkBytes + i * 16));
@@ -98,12 +96,11 @@ class SharedValues {
     constexpr int kUnits = kRowBytes / 16;  // of a row, permuted by the low bits of its number
     const int swizzle = kUnits == 8 ? row % 8 : row / 2 % 4;
     const int at = unit / kUnits * kChunkBytes + row * kRowBytes + (unit % kUnits ^ swizzle) * 16;
-    return *reinterpret_cast<const ptx::uint32_t*>(bytes_ + at + thread_ % 4 * 4);
+    return *reinterpret_cast<const ptx::uint32_t*>(bytes_ + at + ptx::thread_now() % 4 * 4);
   }
 
   unsigned char* const bytes_;
   const int32_t rows_;
-  const int32_t thread_;
 };
 
 }  // namespace exactile::cuda::sm90
