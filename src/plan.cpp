@@ -24,8 +24,9 @@ struct BackendShape {
   int32_t block_overhead_rows = 0;  ///< cost of visiting a key block at all, in rows
   int32_t tile_overhead_keys = 0;   ///< cost of a tile's begin and end, in keys
   int workers;                      ///< where the caller does not say
-  int32_t packed_block_n = 0;       ///< block_n of kernels whose tiles hold several sequences
-  bool packing_pays = false;        ///< those kernels are faster than one tile for each
+  /// Of kernels whose tiles hold several sequences; packing_pays: they are faster than a tile each.
+  int32_t packed_block_m = 0, packed_block_n = 0;
+  bool packing_pays = false;
 };
 
 BackendShape shape_of(const PlanRequest& request) {
@@ -43,9 +44,10 @@ BackendShape shape_of(const PlanRequest& request) {
               .block_n = target.shape.block_n,
               .row_step = target.shape.block_m,
               .key_step = 64,
-              .tile_overhead_keys = 64,
+              .tile_overhead_keys = 96,
               .workers = target.workers,
-              .packed_block_n = target.packed_block_n,
+              .packed_block_m = target.packed_shape.block_m,
+              .packed_block_n = target.packed_shape.block_n,
               .packing_pays = target.packing_pays};
     }
     case Backend::kSycl:
@@ -147,12 +149,17 @@ struct Packing {
   int32_t packed_len;
 };
 
+int32_t block_m_of(const BackendShape& shape, const Packing& packing) {
+  return packing.packed_len > 0 ? shape.packed_block_m : shape.block_m;
+}
+
 TileListSpec list_spec(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
   const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
+  const int32_t block_m = block_m_of(shape, packing);
   return {.cu_seqlens_q = r.cu_seqlens_q.data(),
           .cu_seqlens_k = r.cu_seqlens_k.data(),
           .batch = static_cast<int32_t>(r.cu_seqlens_q.size()) - 1,
-          .tile_tokens = packing.gqa ? shape.block_m / group : shape.block_m,
+          .tile_tokens = packing.gqa ? block_m / group : block_m,
           .block_n = packing.packed_len > 0 ? shape.packed_block_n : shape.block_n,
           .mask = r.mask,
           .packed_len = packing.packed_len};
@@ -166,8 +173,9 @@ TileListSpec list_spec(const PlanRequest& r, const BackendShape& shape, const Pa
 int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
   const TileListSpec spec = list_spec(r, shape, packing);
   const int64_t group = packing.gqa ? r.num_heads_q / r.num_heads_kv : 1;
+  const int64_t row_step = packing.packed_len > 0 ? shape.packed_block_m : shape.row_step;
   const auto cost = [&](int64_t tokens, int64_t keys) {
-    const int64_t rows = ceil_div<int64_t>(tokens * group, shape.row_step) * shape.row_step;
+    const int64_t rows = ceil_div(tokens * group, row_step) * row_step;
     const int64_t computed = ceil_div<int64_t>(keys, shape.key_step) * shape.key_step;
     return (rows + shape.block_overhead_rows) * (computed + shape.tile_overhead_keys);
   };
@@ -193,12 +201,13 @@ int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Pac
 /// The cheapest of what the request leaves open; of equal ones that with the least packing.
 Packing choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKind scheduler) {
   const int64_t group = r.num_heads_q / r.num_heads_kv;
-  if (r.pack_gqa.value_or(false) && group > shape.block_m) {
-    fail("expected at most " + std::to_string(shape.block_m) +
+  const int32_t block_m = r.pack_sequences.value_or(false) ? shape.packed_block_m : shape.block_m;
+  if (r.pack_gqa.value_or(false) && group > block_m) {
+    fail("expected at most " + std::to_string(block_m) +
          " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
   }
   const bool chooses = scheduler == SchedulerKind::kValidOnlyPersistent;
-  const bool may_pack_gqa = r.pack_gqa.value_or(chooses && group > 1 && group <= shape.block_m);
+  const bool may_pack_gqa = r.pack_gqa.value_or(chooses && group > 1 && group <= block_m);
   const bool may_not_pack_gqa = !r.pack_gqa.value_or(false);
   // Long sequences have little to gain, and the question costs a walk over the batch.
   const auto batch = static_cast<int64_t>(r.cu_seqlens_q.size()) - 1;
@@ -209,9 +218,10 @@ Packing choose_packing(const PlanRequest& r, const BackendShape& shape, Schedule
   std::vector<Packing> candidates;
   for (const bool gqa : {false, true}) {
     if (!(gqa ? may_pack_gqa : may_not_pack_gqa)) continue;
-    const auto tile_tokens = static_cast<int32_t>(gqa ? shape.block_m / group : shape.block_m);
     if (may_not_pack) candidates.push_back({.gqa = gqa, .packed_len = 0});
-    if (may_pack) candidates.push_back({.gqa = gqa, .packed_len = 2 * tile_tokens});
+    const auto tile_tokens = static_cast<int32_t>(shape.packed_block_m / (gqa ? group : 1));
+    if (may_pack && tile_tokens > 0)
+      candidates.push_back({.gqa = gqa, .packed_len = 2 * tile_tokens});
   }
   if (candidates.size() == 1) return candidates[0];
   return *std::ranges::min_element(
@@ -322,7 +332,7 @@ Plan make_plan(const PlanRequest& r) {
       .backend = r.backend,
       .sycl_kernel = r.sycl_kernel,
       .workers = r.workers.value_or(shape.workers),
-      .block_m = shape.block_m,
+      .block_m = block_m_of(shape, packing),
       .block_n = spec.block_n,
       .tile_tokens = spec.tile_tokens,
       .tile_heads = static_cast<int32_t>(packing.gqa ? r.num_heads_kv : r.num_heads_q),

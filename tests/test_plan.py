@@ -20,24 +20,31 @@ NORMAL_QK = [1376, 1568, 1792, 672, 1888, 224, 896, 640]
 NORMAL_QK += [992, 1312, 448, 800, 928, 1088, 960, 224]
 GOLDEN = dict(num_heads_q=32, num_heads_kv=8, head_dim=128, dtype="bfloat16")
 
+# Work-groups of the padded grid and tiles, by rows of a tile: 192 on Hopper GPUs.
+ZIPF_GRID = {128: (32_768, 3_808), 192: (22_016, 2_624)}
+NORMAL_GRID = {128: (7_680, 4_416), 192: (5_120, 3_040)}
+NORMAL_QK_GRID = {128: (7_680, 4_160), 192: (5_120, 2_912)}
+
 
 @pytest.mark.parametrize(
-    ("lens_q", "lens_k", "padded", "valid", "pairs"),
+    ("lens_q", "lens_k", "grid", "pairs"),
     [
-        (ZIPF, None, 32_768, 3_808, 82_437_120),
-        (NORMAL_Q, NORMAL_K, 7_680, 4_416, 16_748_544),
-        (NORMAL_QK, None, 7_680, 4_160, 19_404_800),
+        (ZIPF, None, ZIPF_GRID, 82_437_120),
+        (NORMAL_Q, NORMAL_K, NORMAL_GRID, 16_748_544),
+        (NORMAL_QK, None, NORMAL_QK_GRID, 19_404_800),
     ],
     ids=["zipf", "normal q and kv", "normal"],
 )
 @pytest.mark.parametrize("backend", exactile.BACKENDS)
-def test_golden_counts(lens_q, lens_k, padded, valid, pairs, backend):
+def test_golden_counts(lens_q, lens_k, grid, pairs, backend):
     def plan(scheduler):
         lengths = dict(seqlens_q=lens_q, seqlens_k=lens_k or lens_q)
         return exactile.plan(**lengths, **GOLDEN, scheduler=scheduler, backend=backend)
 
     individual, valid_only = plan("Individual"), plan("ValidOnlyIndividual")
     persistent = plan("ValidOnlyPersistent")
+    assert individual.block_m == (192 if backend == "cuda" else 128)
+    padded, valid = grid[individual.block_m]
     assert individual.launched == padded
     assert individual.valid == valid_only.valid == valid_only.launched == valid
     assert individual.num_empty == padded - valid
@@ -45,7 +52,6 @@ def test_golden_counts(lens_q, lens_k, padded, valid, pairs, backend):
     assert persistent.launched == min(persistent.valid, persistent.workers)
     assert individual.pairs == pairs
     assert individual.flops == 4 * 32 * 128 * pairs
-    assert individual.block_m == 128
     assert not individual.pack_gqa
     assert not valid_only.pack_gqa
 

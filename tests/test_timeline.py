@@ -15,9 +15,10 @@ import pytest
 import exactile
 from exactile import cli, machines, plot, report, timeline
 from exactile.timeline import PHASES, RECORD, Timeline, write_trace
-from test_plan import GOLDEN, ZIPF
+from test_plan import GOLDEN, ZIPF, ZIPF_GRID
 
 NUM_SMS = 132
+PADDED, TILES = ZIPF_GRID[192]  # planned for a Hopper GPU
 
 
 def tiles_of(plan: exactile.Plan) -> list[tuple[int, ...] | None]:
@@ -73,7 +74,7 @@ def launches() -> list[Timeline]:
 
 
 def small(lengths: list[int] = [300, 5], **options: Any) -> exactile.Plan:  # noqa: B006
-    shape = dict(num_heads_q=2, num_heads_kv=2, head_dim=128, dtype="float16", backend="cuda")
+    shape = dict(num_heads_q=2, num_heads_kv=2, head_dim=256, dtype="float16", backend="cuda")
     return exactile.plan(seqlens_q=lengths, **(shape | {"pack_gqa": False} | options))
 
 
@@ -86,7 +87,7 @@ def trace_of(launches: list[Timeline]) -> dict[str, Any]:
 
 def test_memory_is_one_record_for_every_work_group_and_head_and_row() -> None:
     plan = golden("Individual")
-    assert plan._core.timeline_bytes == (32_768 + 32 * 13_856) * RECORD.itemsize
+    assert plan._core.timeline_bytes == (PADDED + 32 * 13_856) * RECORD.itemsize
     too_many = small([2**30], seqlens_k=[1])
     with pytest.raises(ValueError, match="at most 2147483647 work-groups"):
         _ = too_many._core.timeline_bytes
@@ -94,10 +95,10 @@ def test_memory_is_one_record_for_every_work_group_and_head_and_row() -> None:
 
 def test_counts(launches: list[Timeline]) -> None:
     individual, valid_only, persistent = launches
-    assert (individual.launched, individual.num_empty) == (32_768, 28_960)
-    assert (valid_only.launched, valid_only.num_empty) == (3_808, 0)
+    assert (individual.launched, individual.num_empty) == (PADDED, PADDED - TILES)
+    assert (valid_only.launched, valid_only.num_empty) == (TILES, 0)
     assert (persistent.launched, persistent.num_empty) == (NUM_SMS, 0)
-    assert [len(one.tiles) for one in launches] == [3_808] * 3
+    assert [len(one.tiles) for one in launches] == [TILES] * 3
     assert [one.timer_step_ns for one in launches] == [32, 64, 64]
 
 
@@ -105,7 +106,7 @@ def test_trace_is_what_perfetto_reads(launches: list[Timeline]) -> None:
     trace = trace_of(launches)
     assert trace["displayTimeUnit"] == "ns"
     assert trace["otherData"]["command"] == "exactile bench"
-    assert [x["empty"] for x in trace["otherData"]["launches"]] == [28_960, 0, 0]
+    assert [x["empty"] for x in trace["otherData"]["launches"]] == [PADDED - TILES, 0, 0]
     events = trace["traceEvents"]
     names = [e["args"]["name"] for e in events if e["name"] == "process_name"]
     assert names == list(exactile.SCHEDULERS)
@@ -116,7 +117,7 @@ def test_trace_is_what_perfetto_reads(launches: list[Timeline]) -> None:
         slices = [e for e in mine if e["ph"] == "X"]
         counts = Counter(e["name"] for e in slices)
         assert counts == Counter(
-            dict.fromkeys(PHASES[:3], 3_808) | ({"empty": 28_960} if process == 0 else {})
+            dict.fromkeys(PHASES[:3], TILES) | ({"empty": PADDED - TILES} if process == 0 else {})
         )
         assert min(e["ts"] for e in slices) == 0
         assert max(e["ts"] + e["dur"] for e in slices) == pytest.approx(launch.span_ns / 1e3)
@@ -162,7 +163,7 @@ def test_shares(launches: list[Timeline]) -> None:
         assert sum(shares.values()) == pytest.approx(1)
         assert min(shares.values()) >= 0
     whole = NUM_SMS * launches[0].span_ns
-    assert individual["empty"] == pytest.approx(28_960 * 480 / whole)
+    assert individual["empty"] == pytest.approx((PADDED - TILES) * 480 / whole)
     assert valid_only["empty"] == persistent["empty"] == persistent["between"] == 0
     assert individual["between"] > valid_only["between"] > 0
 
@@ -243,7 +244,7 @@ def test_bench_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["bench", *options]) == 0
     text = capsys.readouterr().out
     trace = json.loads(path.read_text())
-    assert [x["launched"] for x in trace["otherData"]["launches"]] == [32_768, 3_808, NUM_SMS]
+    assert [x["launched"] for x in trace["otherData"]["launches"]] == [PADDED, TILES, NUM_SMS]
     assert trace["otherData"]["command"].startswith("exactile bench --batch=16")
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     for words in ("of 132 SMs", "every 32 ns", "tail", str(path), "trace.png"):

@@ -118,9 +118,9 @@ Target planning_target(const PlanRequest& request) {
                      .scheduler = SchedulerKind::kIndividual});
   };
   return {.shape = shape(false),
-          .workers = device ? device->multiprocessors() : kH100Multiprocessors,
-          .packed_block_n = shape(true).block_n,
-          .packing_pays = room == Room::kSm90};
+          .packed_shape = shape(true),
+          .packing_pays = room == Room::kSm90,
+          .workers = device ? device->multiprocessors() : kH100Multiprocessors};
 }
 
 std::string refusal(const PrefillArgs& args) {

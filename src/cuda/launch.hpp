@@ -10,10 +10,10 @@ namespace exactile::cuda {
 
 /// What plans are made for.
 struct Target {
-  Shape shape;             ///< of the tiles
-  int workers;             ///< work-groups at a time
-  int32_t packed_block_n;  ///< of the kernels whose tiles hold several sequences
-  bool packing_pays;       ///< they compute these at once
+  Shape shape;         ///< of the tiles
+  Shape packed_shape;  ///< of the kernels whose tiles hold several sequences
+  bool packing_pays;   ///< they compute these at once
+  int workers;         ///< work-groups at a time
 };
 
 /// The current device, else an H100: planning needs no device.

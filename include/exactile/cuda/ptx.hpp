@@ -188,10 +188,23 @@ EXACTILE_DEVICE float exp2(float x) {
   return result;
 }
 
+EXACTILE_DEVICE float reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 EXACTILE_DEVICE float log2(float x) {
   float result;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
+}
+
+/// The lowest `count` bits set, count >= 0; all of them from 32 on.
+EXACTILE_DEVICE uint32_t low_bits(int32_t count) {
+  uint32_t bits;
+  asm("bmsk.clamp.b32 %0, 0, %1;" : "=r"(bits) : "r"(count));
+  return bits;
 }
 
 /// Two floats, rounded, in one word; `low` in the lower half.

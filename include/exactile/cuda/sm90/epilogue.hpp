@@ -21,10 +21,9 @@ class Epilogue {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float sum = softmax.row_sum(r);
-      const float inverse = sum == 0 ? 0.0f : 1.0f / sum;
+      const float inverse = sum == 0 ? 0.0f : ptx::reciprocal(sum);
       const TileRow at(params, work, row + 8 * r);
-      const bool exists = at.token < token_end<Traits>(work.rows) &&
-                          row + 8 * r < params.tile_heads * params.tile_tokens;
+      const bool exists = row + 8 * r < num_rows<Traits>(params, work.rows);
       store_row(params, at, exists, r, o, inverse);
       if (exists && params.lse && threadIdx.x % 4 == 0) {
         constexpr float kLn2 = 0.693147180559945309f;

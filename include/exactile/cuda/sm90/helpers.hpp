@@ -2,7 +2,7 @@
 // warps find out about a tile while the one before is computed. Consumers that did so themselves
 // would wait for memory, and search, in every tile.
 //
-// Barriers: slot_full says that the producer has written a slot; every helper arrives at its q_full
+// Barriers: slot_full says that the producer has written a slot; every lane arrives at its q_full
 // when it has read it. v_checked says that a block of V has been looked through.
 #pragma once
 
@@ -23,12 +23,6 @@ EXACTILE_DEVICE void for_each_slot(SharedStorage<Traits>& shared, Visit visit) {
   }
 }
 
-/// One lane speaks for its warp, when all its lanes are done.
-EXACTILE_DEVICE void arrive_as_warp(int64_t& barrier) {
-  __syncwarp();
-  ptx::mbarrier_arrive_if(threadIdx.x % 32 == 0, ptx::shared_address(&barrier));
-}
-
 /// Which keys the tokens of a tile see; by one warp.
 template <class Traits>
 EXACTILE_DEVICE void find_keys(const PrefillParams& params, SharedStorage<Traits>& shared) {
@@ -39,7 +33,7 @@ EXACTILE_DEVICE void find_keys(const PrefillParams& params, SharedStorage<Traits
         shared.keys[i][t] = keys_of_token(params, rows, rows.q_begin + t);
       }
     }
-    arrive_as_warp(shared.q_full[i]);
+    ptx::mbarrier_arrive(ptx::shared_address(&shared.q_full[i]));
   });
 }
 
@@ -49,22 +43,25 @@ EXACTILE_DEVICE void search_values(SharedStorage<Traits>& shared, int32_t search
   const int32_t thread = 32 * searcher + static_cast<int32_t>(threadIdx.x % 32);
   Stage<Traits::kStages> stage;
   for_each_slot(shared, [&](int32_t i, const typename SharedStorage<Traits>::Slot& tile) {
-    arrive_as_warp(shared.q_full[i]);
+    ptx::mbarrier_arrive(ptx::shared_address(&shared.q_full[i]));
     if (!tile.valid) return;
     const bool packed = tile.work.rows.is_packed();
     for (int32_t n = tile.n_end - 1; n >= tile.n_begin; --n, stage.advance()) {
       const int32_t at = stage.index();
       ptx::mbarrier_wait(ptx::shared_address(&shared.v_full[at]), stage.phase());
+      bool found = false;
       if (packed) {
         // As many rows as PV will read, loaded or left from before.
         const int32_t keys = num_keys<Traits>(tile.work.rows) - n * Traits::kBlockN;
         const int32_t rows = keys <= Traits::kNarrowN ? Traits::kNarrowN : Traits::kBlockN;
         const SharedValues<Traits> values(shared.v[at], rows);
-        const bool found = values.any_not_finite(thread, 32 * kSearchers);
-        shared.not_finite[at][searcher] = __any_sync(~0u, found);
+        found = __any_sync(~0u, values.any_not_finite(thread, 32 * kSearchers));
       }
-      arrive_as_warp(shared.v_checked[at]);
-      arrive_as_warp(shared.v_empty[at]);
+      const bool first = thread % 32 == 0;
+      if (first) shared.not_finite[at][searcher] = found;
+      ptx::mbarrier_arrive(ptx::shared_address(&shared.v_checked[at]));
+      __syncwarp();  // all lanes have read: one speaks for them
+      ptx::mbarrier_arrive_if(first, ptx::shared_address(&shared.v_empty[at]));
     }
   });
 }

@@ -38,74 +38,76 @@ class Mainloop {
         releases_(threadIdx.x % 32 == 0),
         zero_(params.tile_heads >> 31) {}
 
-  /// Row in the tile of this thread's first row; the second is 8 further on.
-  EXACTILE_DEVICE int32_t row() const {
-    return 64 * consumer_ + static_cast<int32_t>(threadIdx.x) % 128 / 32 * 16 +
-           static_cast<int32_t>(threadIdx.x) % 32 / 4;
-  }
-
   /// Computes the tile whose Q is full, over blocks [n_begin, n_end). query: which of the buffers.
   EXACTILE_DEVICE void run(const typename Shared::Slot& tile, int32_t query, Output& o,
                            OnlineSoftmax& softmax) {
     query_ = query;
-#pragma unroll
-    for (float& value : o) value = 0;
     packed_ = ptx::warp_uniform(is_packed<Traits>(tile.work.rows));
     n_begin_ = ptx::warp_uniform(tile.n_begin);
     const int32_t n_end = ptx::warp_uniform(tile.n_end);
     if (n_begin_ == n_end) {
       ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_empty[query_]));
-      return;
+      return clear(o);
     }
     RowMask<Traits> mask;
-    const BlockRange unmasked = unmasked_blocks<Traits>(params_, tile.work, 64 * consumer_);
-    const int32_t steady_begin = ptx::warp_uniform(max(unmasked.begin, n_begin_));
-    int32_t steady_end = ptx::warp_uniform(max(unmasked.end, n_begin_));
-
     int32_t n = n_end - 1;
-    const bool masked = n >= steady_end || n < steady_begin;
-    const int32_t last_keys = visible_end<Traits>(params_, tile.work, 64 * consumer_) - n * kBlockN;
-    if (ptx::warp_uniform(last_keys) <= kNarrowN) {
-      first_block<kNarrowN>(tile, n, masked, mask, o, softmax);
+    const bool narrow = ptx::warp_uniform(shared_.last_keys[query_][consumer_]) <= kNarrowN;
+    if (narrow) {
+      first_block<kNarrowN>(tile, n, mask, o, softmax);
+    } else {
+      first_block<kBlockN>(tile, n, mask, o, softmax);
+    }
+    if (!packed_) clear_values(tile.work.rows.k_len - n * kBlockN, narrow ? kNarrowN : kBlockN);
+    if (narrow) {
       if (--n < n_begin_) return last_values<kNarrowN>(o, softmax);
       constexpr bool kMayMask = Traits::kMask != MaskKind::kFull;
       step<kMayMask ? BlockKind::kMasked : BlockKind::kSteady, kNarrowN>(n, mask, o, softmax);
-    } else {
-      first_block<kBlockN>(tile, n, masked, mask, o, softmax);
     }
     if constexpr (Traits::kMask == MaskKind::kFull) {
       for (--n; n > n_begin_; n -= 2) two_steps(n, mask, o, softmax);
       if (n == n_begin_) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
     } else {
       // Masked, steady, masked; the second turn finds masked ones only.
+      int32_t steady_end = steady_.end;
       for (--n; n >= n_begin_; steady_end = n_begin_) {
         for (; n >= steady_end; --n) step<BlockKind::kMasked, kBlockN>(n, mask, o, softmax);
         if constexpr (Traits::kPairs) {
-          for (; n > steady_begin; n -= 2) two_steps(n, mask, o, softmax);
+          for (; n > steady_.begin; n -= 2) two_steps(n, mask, o, softmax);
         }
-        for (; n >= steady_begin; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
+        for (; n >= steady_.begin; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
       }
     }
     last_values<kBlockN>(o, softmax);
   }
 
+  /// Row in the tile of this thread's first row; the second is 8 further on.
+  EXACTILE_DEVICE static int32_t row() {
+    const ptx::uint32_t thread = ptx::thread_now() - 128;
+    return static_cast<int32_t>(thread / 32 * 16 + thread % 32 / 4);
+  }
+
  private:
   /// QK^T and softmax of the first block that is visited.
   template <int kKeys>
-  EXACTILE_DEVICE void first_block(const typename Shared::Slot& tile, int32_t n, bool masked,
+  EXACTILE_DEVICE void first_block(const typename Shared::Slot& tile, int32_t n,
                                    RowMask<Traits>& mask, Output& o, OnlineSoftmax& softmax) {
-    const int32_t keys = ptx::warp_uniform(num_keys<Traits>(tile.work.rows)) - n * kBlockN;
     wait(shared_.k_full[stage_.index()], stage_);
     float s[kKeys / 2];
     issue_scores(s);
+    // Under it, what is not needed before.
+    clear(o);
+    const BlockRange unmasked = unmasked_blocks<Traits>(params_, tile.work, row() / 64 * 64);
+    steady_ = {ptx::warp_uniform(max(unmasked.begin, n_begin_)),
+               ptx::warp_uniform(max(unmasked.end, n_begin_))};
     mask = RowMask<Traits>(params_, tile.work, row(), shared_.keys[query_]);
     wgmma_wait<0>();
     touch(s);
     release_keys(n);
-    if (masked) mask.apply(s, first_key(n));
+    mask.apply(s, first_key(n));
     softmax.template update<BlockKind::kFirst, Element>(s, p_, params_.scale_log2);
-    if (keys < kKeys && !packed_) clear_values(keys, kKeys);
-    if (has_foreign_infinities()) isolate_values(n, min(keys, kKeys), kKeys, mask, o);
+    if (has_foreign_infinities()) {
+      isolate_values(n, num_keys<Traits>(tile.work.rows) - n * kBlockN, kKeys, mask, o);
+    }
   }
 
   /// Blocks n and n - 1. What PV reads may not be written before it is over, so two buffers take
@@ -204,7 +206,8 @@ class Mainloop {
   EXACTILE_DEVICE void clear_values(int32_t first_row, int32_t end_row) {
     constexpr int kRowBytes = Layout::kRowBytes;
     constexpr int kWords = kRowBytes / 16;
-    const int32_t words = (end_row - first_row) * kWords;  // of one chunk
+    const int32_t words = ptx::warp_uniform(end_row - first_row) * kWords;  // of one chunk
+    if (words <= 0) return;
     const ptx::uint32_t v = ptx::shared_address(&shared_.v[stage_.index()]) + first_row * kRowBytes;
     wait(shared_.v_full[stage_.index()], stage_);
 #pragma unroll 1
@@ -225,8 +228,10 @@ class Mainloop {
     if (!packed_) return false;
     wait(shared_.v_checked[stage_.index()], stage_);
     int32_t found = 0;
+    if (releases_) {
 #pragma unroll
-    for (int i = 0; i < kSearchers; ++i) found |= shared_.not_finite[stage_.index()][i];
+      for (const bool one : shared_.not_finite[stage_.index()]) found |= one;
+    }
     return ptx::warp_uniform(found) != 0;
   }
 
@@ -246,6 +251,11 @@ class Mainloop {
 
   EXACTILE_DEVICE static void sync_consumers() {
     ptx::named_barrier_sync(1 + Traits::kConsumers, 128 * Traits::kConsumers);
+  }
+
+  EXACTILE_DEVICE static void clear(Output& o) {
+#pragma unroll
+    for (float& value : o) value = 0;
   }
 
   /// Key of this thread's first column in block n.
@@ -277,7 +287,8 @@ class Mainloop {
   int32_t query_;             // index of the tile's buffers
   Stage<Traits::kStages> stage_;
   int32_t n_begin_;
-  bool packed_;  // the tile holds several sequences
+  BlockRange steady_;  // blocks that need no mask, except the tile's last
+  bool packed_;        // the tile holds several sequences
   Probabilities p_;
 };
 

@@ -24,10 +24,11 @@ class Stage {
 template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
-  constexpr bool kHelpers = Traits::kMask == MaskKind::kPacked;
+  constexpr int kSearching = Traits::kMask == MaskKind::kPacked ? kSearchers : 0;  // warps
+  constexpr int kHelpers = kSearching > 0 ? 32 * (kSearching + 1) : 0;             // threads
 #pragma unroll
   for (int i = 0; i < Traits::kQueries; ++i) {
-    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + (kHelpers ? 1 + kSearchers : 0));
+    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + kHelpers);
     ptx::mbarrier_init(ptx::shared_address(&shared.slot_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.q_empty[i]), 32 * kConsumerWarps);
   }
@@ -36,9 +37,8 @@ EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
     ptx::mbarrier_init(ptx::shared_address(&shared.k_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.v_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.k_empty[i]), kConsumerWarps);
-    ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]),
-                       kConsumerWarps + (kHelpers ? kSearchers : 0));
-    ptx::mbarrier_init(ptx::shared_address(&shared.v_checked[i]), kSearchers);
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]), kConsumerWarps + kSearching);
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_checked[i]), 32 * kSearchers);
   }
   ptx::fence_mbarrier_init();
 }
@@ -65,6 +65,11 @@ class Producer {
     const BlockRange blocks = visited_blocks<Traits>(params_, work.rows);
     const int32_t i = wait_for_slot();
     shared_.slot[i] = {.work = work, .n_begin = blocks.begin, .n_end = blocks.end, .valid = true};
+    const int32_t last = (blocks.end - 1) * Traits::kBlockN;
+#pragma unroll 1
+    for (int c = 0; c < Traits::kConsumers; ++c) {
+      shared_.last_keys[i][c] = visible_end<Traits>(params_, work, 64 * c) - last;
+    }
     announce(i);
     const ptx::uint32_t full = ptx::shared_address(&shared_.q_full[i]);
     if (blocks.begin == blocks.end) {

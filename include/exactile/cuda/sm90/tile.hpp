@@ -40,10 +40,11 @@ EXACTILE_DEVICE int32_t num_keys(const TileRecord& rows) {
   return is_packed<Traits>(rows) ? rows.packed_keys() : rows.k_len;
 }
 
-/// Token after the last that the tile may write.
+/// Rows of the tile that exist: those after them are of other tiles, or of none.
 template <class Traits>
-EXACTILE_DEVICE int32_t token_end(const TileRecord& rows) {
-  return is_packed<Traits>(rows) ? rows.q_begin + rows.packed_tokens() : rows.q_end;
+EXACTILE_DEVICE int32_t num_rows(const PrefillParams& params, const TileRecord& rows) {
+  const int32_t tokens = is_packed<Traits>(rows) ? rows.packed_tokens() : rows.q_end - rows.q_begin;
+  return min(tokens, params.tile_tokens) * params.tile_heads;
 }
 
 /// Blocks with a key that some row of the tile sees.
@@ -105,8 +106,7 @@ class RowMask {
 
   /// keys_of_tokens: of a tile of several sequences.
   EXACTILE_DEVICE RowMask(const PrefillParams& params, const WorkTile& work, int32_t row,
-                          const KeyRange* keys_of_tokens)
-      : from_first_(params.mask.left < 0 && !is_packed<Traits>(work.rows)) {
+                          const KeyRange* keys_of_tokens) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int32_t token = TileRow(params, work, row + 8 * r).token;
@@ -128,25 +128,35 @@ class RowMask {
   /// Sets the scores of keys that are not seen to -inf. `key`: that of the thread's first column.
   template <int kScores>
   EXACTILE_DEVICE void apply(float (&s)[kScores], int32_t key) const {
-    // Most masks bound rows on one side: half the comparisons.
-    if (Traits::kMask == MaskKind::kFull || from_first_) return apply<false>(s, key);
-    apply<true>(s, key);
-  }
-
- private:
-  template <bool kFromBegin, int kScores>
-  EXACTILE_DEVICE void apply(float (&s)[kScores], int32_t key) const {
+    constexpr int kWords = ceil_div(kScores, 64);
+    ptx::uint32_t seen[2][kWords];  // a bit per score of a row
+    bool all = true;
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      const int r = i / 2 % 2;
-      const int32_t at = key + i / 4 * 8 + i % 2;
-      bool visible = at < keys_[r].end;
-      if constexpr (kFromBegin) visible &= at >= keys_[r].begin;
-      if (!visible) s[i] = -ptx::kInfinity;
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        const int32_t first = key + 128 * i;
+        seen[r][i] = scores_before(keys_[r].end - first) & ~scores_before(keys_[r].begin - first);
+        all &= (~seen[r][i] & ptx::low_bits(kScores / 2 - 32 * i)) == 0;
+      }
+    }
+    if (__all_sync(~0u, all)) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) {
+        const bool sees = seen[r][i / 32] >> i % 32 & 1;
+        if (!sees) s[i / 2 * 4 + r * 2 + i % 2] = -ptx::kInfinity;
+      }
     }
   }
 
-  bool from_first_;  // the same in all lanes: every row sees the sequence's first key
+ private:
+  /// Of 32 scores of a row, which are of two keys in every eight, those of the first `keys` keys.
+  EXACTILE_DEVICE static ptx::uint32_t scores_before(int32_t keys) {
+    return ptx::low_bits(max(0, (keys >> 3) * 2 + min(keys & 7, 2)));
+  }
+
   KeyRange keys_[2];
 };
 

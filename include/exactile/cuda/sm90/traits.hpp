@@ -11,10 +11,11 @@ inline constexpr int kMaxShared = 232448;
 
 /// Consumer warpgroups, keys in a block, keys in a narrow block, blocks in flight; defined only for
 /// what is supported. A tile's last block, which is the diagonal one under a causal mask, is
-/// computed as a narrow one where that is enough. Limits: shared memory (232,448 bytes for Q and
-/// kStages times K and V), and 240 registers (160 with three consumers) for kBlockN / 2 scores,
-/// twice kBlockN / 4 probabilities and kHeadDimV / 2 sums. What was tried:
-/// tests/benchmarks/hopper.md.
+/// computed as a narrow one where that is enough. Three consumers read a third less of K and V from
+/// the second-level cache than two, which counts on a card at its power limit, and take turns
+/// better. Limits: shared memory (232,448 bytes for Q and kStages times K and V), and 160 registers
+/// (240 with two consumers) for kBlockN / 2 scores, twice kBlockN / 4 probabilities and
+/// kHeadDimV / 2 sums. What was tried: tests/benchmarks/hopper.md.
 template <int kHeadDim, int kHeadDimV, MaskKind kMask>
 struct TileShape;
 
@@ -36,19 +37,21 @@ struct TileShape<128, 128, MaskKind::kPacked> {
 
 template <MaskKind kMask>
 struct TileShape<96, 96, kMask> {
-  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kFull ? 160 : 144;
-  static constexpr int kNarrowN = 80, kStages = 2;
+  static constexpr int kConsumers = 3, kBlockN = 80, kNarrowN = 48, kStages = 4;
 };
 
 template <MaskKind kMask>
 struct TileShape<128, 128, kMask> {
-  static constexpr int kConsumers = 2, kBlockN = 128, kNarrowN = 64, kStages = 2;
+  static constexpr int kConsumers = 3, kBlockN = 64, kNarrowN = 48, kStages = 4;
 };
 
+template <>
+struct TileShape<192, 128, MaskKind::kPacked> {
+  static constexpr int kConsumers = 2, kBlockN = 112, kNarrowN = 64, kStages = 2;
+};
 template <MaskKind kMask>
 struct TileShape<192, 128, kMask> {
-  static constexpr int kConsumers = 2, kBlockN = kMask == MaskKind::kPacked ? 112 : 128;
-  static constexpr int kNarrowN = 64, kStages = 2;
+  static constexpr int kConsumers = 3, kBlockN = 64, kNarrowN = 48, kStages = 2;
 };
 
 template <>
@@ -60,7 +63,7 @@ struct TileShape<256, 256, kMask> {
   static constexpr int kConsumers = 2, kBlockN = 80, kNarrowN = 48, kStages = 2;
 };
 
-/// Warps that look through values, beside the producer and the one that finds keys.
+/// Warps that look through values, where tiles may hold several sequences.
 inline constexpr int kSearchers = 2;
 
 /// What the threads of a work-group share. Each matrix lies in chunks of kChunk columns,
@@ -89,6 +92,8 @@ struct alignas(1024) SharedStorage {
   int64_t k_full[Traits::kStages], k_empty[Traits::kStages];
   int64_t v_full[Traits::kStages], v_empty[Traits::kStages];
   Slot slot[Traits::kQueries];
+  /// Keys of the slot's last block that a consumer's rows see: up to the last of them.
+  int32_t last_keys[Traits::kQueries][Traits::kConsumers];
   /// Of a tile of several sequences: what its tokens see, and whether there are Inf or NaN among
   /// the values of a block. The producer's other warps find out.
   KeyRange keys[Traits::kQueries][Traits::kMask == MaskKind::kPacked ? Traits::kBlockM : 1];
