@@ -111,14 +111,20 @@ def test_strides(room):
     assert bool((storage == 7.0).all())
 
 
-def test_strides_that_tma_cannot_take():
-    """Heads that share their memory go to the sm80 kernels."""
-    batch = make_batch([90], heads=(4, 4), dtype="float16")
+@pytest.mark.parametrize("mask", ["full", "causal"])
+@pytest.mark.parametrize(("head_dim", "head_dim_v"), [x[1:] for x in ROWS if x[0] == "float16"])
+def test_strides_that_tma_cannot_take(head_dim, head_dim_v, mask):
+    """Heads that share their memory go to the sm80 kernels, which have smaller tiles."""
+    shape = dict(head_dim=head_dim, head_dim_v=head_dim_v, dtype="float16")
+    batch = make_batch([90, 300, 20, 9], heads=(8, 4), **shape, **MASKS[mask])
     batch.k[:] = batch.k[:, :1]
     arrays = [to_gpu(x) for x in (batch.q, batch.k, batch.v)]
     arrays[1] = arrays[1][:, :1].expand(-1, 4, -1)
-    out, lse = exactile.varlen_prefill(*arrays, batch.cu_q, return_lse=True)
-    batch.check(to_numpy(out), to_numpy(lse))
+    for packing in {}, dict(pack_gqa=False), dict(pack_gqa=True), dict(pack_sequences=True):
+        out, lse = exactile.varlen_prefill(
+            *arrays, batch.cu_q, **MASKS[mask], **packing, return_lse=True
+        )
+        batch.check(to_numpy(out), to_numpy(lse))
 
 
 def test_misaligned_tensors_are_refused():

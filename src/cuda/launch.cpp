@@ -172,7 +172,10 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const LoadedKernel*& kernel = memory.kernels[static_cast<int>(room)][static_cast<int>(probe)];
   if (!kernel) kernel = &device.kernel(spec_of(plan, room, probe));
   const Shape& shape = kernel->shape;
-  if (shape.block_m != plan.block_m) {
+  // The sm80 kernels take a tile in parts, of whole tokens.
+  const bool takes_tiles = room == Room::kSm80 ? !plan.pack_gqa || plan.group() <= shape.block_m
+                                               : plan.block_m == shape.block_m;
+  if (!takes_tiles) {
     throw std::invalid_argument("varlen_prefill: expected a plan with tiles of " +
                                 std::to_string(shape.block_m) + " rows for the " +
                                 name_of(room, kRoomNames) + " kernels, got one with " +

@@ -9,6 +9,9 @@
 
 namespace exactile::cuda {
 
+/// Rows of the tallest tile that any plan has.
+inline constexpr int kMaxBlockM = 192;
+
 /// The bytes of a CUtensorMap.
 struct alignas(64) TensorMap {
   unsigned char bytes[128];

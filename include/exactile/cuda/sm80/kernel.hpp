@@ -31,8 +31,8 @@ struct TileFeed {
   alignas(Scheduler) unsigned char walk_[sizeof(Scheduler)];
 };
 
-/// A tile, or one after the other its parts in the sequences that it holds: what sm90 computes at
-/// once is here correct, and slow.
+/// A tile, part by part: the sequences that it holds one after the other, and of each no more rows
+/// than kBlockM. What sm90 computes at once is here correct, and slow.
 template <class Traits>
 class Parts {
  public:
@@ -40,30 +40,40 @@ class Parts {
       : params_(params),
         tile_(tile),
         packed_(Traits::kMask == MaskKind::kPacked && tile.rows.is_packed()),
-        sequence_(tile.rows.first_sequence()),
-        end_(tile.rows.q_begin + tile.rows.packed_tokens()) {}
+        max_tokens_(Traits::kBlockM / params.tile_heads),
+        end_(tile.rows.q_begin + tile.num_tokens(params.tile_tokens)) {}
 
   /// visit(part, whether it is the last).
   template <class Visit>
-  EXACTILE_DEVICE void for_each(Visit visit) {
-    if (!packed_) return visit(TileRows(params_, tile_), true);
-#pragma unroll 1
-    for (int32_t token = tile_.rows.q_begin; token < end_; ++sequence_) {
-      const int32_t q_end = params_.cu_seqlens_q[sequence_ + 1];
-      const int32_t k_begin = params_.cu_seqlens_k[sequence_];
-      const int32_t k_len = params_.cu_seqlens_k[sequence_ + 1] - k_begin;
-      TileRows part(params_, {{token, q_end, k_begin, k_len}, tile_.head});
-      part.tokens = min(part.tokens, end_ - token);
-      token += part.tokens;
-      visit(part, token == end_);
+  EXACTILE_DEVICE void for_each(Visit visit) const {
+    if constexpr (Traits::kMask != MaskKind::kPacked && Traits::kBlockM == kMaxBlockM) {
+      return visit(TileRows(params_, tile_), true);
     }
+    int32_t sequence = tile_.rows.first_sequence();  // of a tile of several
+    int32_t token = tile_.rows.q_begin;
+#pragma unroll 1
+    do {
+      TileRecord rows = tile_.rows;
+      if (packed_) {
+        const int32_t k_begin = params_.cu_seqlens_k[sequence];
+        rows = {.q_end = params_.cu_seqlens_q[sequence + 1],
+                .k_begin = k_begin,
+                .k_len = params_.cu_seqlens_k[sequence + 1] - k_begin};
+      }
+      rows.q_begin = token;
+      TileRows part(params_, {rows, tile_.head});
+      part.tokens = min(min(part.tokens, max_tokens_), end_ - token);
+      token += part.tokens;
+      if (token == rows.q_end) ++sequence;
+      visit(part, token == end_);
+    } while (token < end_);
   }
 
  private:
   const PrefillParams& params_;
   const WorkTile tile_;
   const bool packed_;
-  int32_t sequence_;
+  const int32_t max_tokens_;
   const int32_t end_;  // token
 };
 

@@ -40,7 +40,7 @@ struct Traits {
   static constexpr int kHeadDimV = kHeadDimV_;
   static constexpr MaskKind kMask = kMask_;
 
-  static constexpr int kBlockM = kHeadDim == 64 ? 192 : 128;  // that of sm90, whose plans it runs
+  static constexpr int kBlockM = kHeadDim == 64 ? 192 : 128;
   static constexpr int kBlockN = KeyBlocks<kHeadDim, kHeadDimV>::kBlockN;
   static constexpr int kStages = KeyBlocks<kHeadDim, kHeadDimV>::kStages;
   static constexpr int kThreads = 2 * kBlockM;  // a warp has 16 rows: one mma high

@@ -111,6 +111,7 @@ struct Traits {
   /// Warpgroups that compute, 64 rows each; one more loads.
   static constexpr int kConsumers = Shape::kConsumers;
   static constexpr int kBlockM = 64 * kConsumers;
+  static_assert(kBlockM <= kMaxBlockM);
   static constexpr int kBlockN = Shape::kBlockN;
   static constexpr int kNarrowN = Shape::kNarrowN;
   static_assert(kNarrowN % 16 == 0 && kNarrowN < kBlockN);
