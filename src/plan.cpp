@@ -15,40 +15,42 @@
 namespace exactile {
 namespace {
 
-/// Tile shape of a backend, and what its planner needs to know of it.
-struct BackendShape {
+struct TileSize {
   int32_t block_m;
   int32_t block_n;
   int32_t row_step;  ///< rows that are computed together: a tile's rows are rounded up to it
-  int32_t key_step;  ///< the same for keys
+};
+
+/// Tiles of a backend, and what its planner needs to know of them.
+struct BackendShape {
+  TileSize tile;
+  TileSize packed_tile = {};        ///< of kernels whose tiles hold several sequences
+  bool packing_pays = false;        ///< those kernels are faster than one tile for each
+  int32_t key_step;                 ///< keys that are computed together
   int32_t block_overhead_rows = 0;  ///< cost of visiting a key block at all, in rows
   int32_t tile_overhead_keys = 0;   ///< cost of a tile's begin and end, in keys
   int workers;                      ///< where the caller does not say
-  /// Of kernels whose tiles hold several sequences; packing_pays: they are faster than a tile each.
-  int32_t packed_block_m = 0, packed_block_n = 0;
-  bool packing_pays = false;
 };
 
 BackendShape shape_of(const PlanRequest& request) {
   switch (request.backend) {
     case Backend::kCpu:
-      return {.block_m = cpu::kBlockM,
-              .block_n = cpu::kBlockN,
-              .row_step = 16,
+      return {.tile = {.block_m = cpu::kBlockM, .block_n = cpu::kBlockN, .row_step = 16},
               .key_step = 1,
               .block_overhead_rows = 4,
               .workers = 1};
     case Backend::kCuda: {
       const cuda::Target target = cuda::planning_target(request);
-      return {.block_m = target.shape.block_m,
-              .block_n = target.shape.block_n,
-              .row_step = target.shape.block_m,
+      const auto tile = [](const cuda::Shape& shape) {
+        return TileSize{
+            .block_m = shape.block_m, .block_n = shape.block_n, .row_step = shape.block_m};
+      };
+      return {.tile = tile(target.shape),
+              .packed_tile = tile(target.packed_shape),
+              .packing_pays = target.packing_pays,
               .key_step = 64,
               .tile_overhead_keys = 96,
-              .workers = target.workers,
-              .packed_block_m = target.packed_shape.block_m,
-              .packed_block_n = target.packed_shape.block_n,
-              .packing_pays = target.packing_pays};
+              .workers = target.workers};
     }
     case Backend::kSycl:
       break;
@@ -56,9 +58,7 @@ BackendShape shape_of(const PlanRequest& request) {
   const sycl::Shape shape = sycl::planning_shape(request);
   // Every visit of the XMX kernel reads K and V from the second-level cache, which on paper bounds
   // it before its arithmetic does: where rows cost the same, fewer visits win. Not measured.
-  return {.block_m = shape.block_m,
-          .block_n = shape.block_n,
-          .row_step = shape.row_step,
+  return {.tile = {.block_m = shape.block_m, .block_n = shape.block_n, .row_step = shape.row_step},
           .key_step = 1,
           .block_overhead_rows = request.sycl_kernel == SyclKernel::kPortable ? 0 : 16,
           .workers = sycl::kWorkersWithoutDevice};
@@ -149,18 +149,18 @@ struct Packing {
   int32_t packed_len;
 };
 
-int32_t block_m_of(const BackendShape& shape, const Packing& packing) {
-  return packing.packed_len > 0 ? shape.packed_block_m : shape.block_m;
+const TileSize& tile_size(const BackendShape& shape, const Packing& packing) {
+  return packing.packed_len > 0 ? shape.packed_tile : shape.tile;
 }
 
 TileListSpec list_spec(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
   const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
-  const int32_t block_m = block_m_of(shape, packing);
+  const TileSize& tile = tile_size(shape, packing);
   return {.cu_seqlens_q = r.cu_seqlens_q.data(),
           .cu_seqlens_k = r.cu_seqlens_k.data(),
           .batch = static_cast<int32_t>(r.cu_seqlens_q.size()) - 1,
-          .tile_tokens = packing.gqa ? block_m / group : block_m,
-          .block_n = packing.packed_len > 0 ? shape.packed_block_n : shape.block_n,
+          .tile_tokens = packing.gqa ? tile.block_m / group : tile.block_m,
+          .block_n = tile.block_n,
           .mask = r.mask,
           .packed_len = packing.packed_len};
 }
@@ -173,7 +173,7 @@ TileListSpec list_spec(const PlanRequest& r, const BackendShape& shape, const Pa
 int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
   const TileListSpec spec = list_spec(r, shape, packing);
   const int64_t group = packing.gqa ? r.num_heads_q / r.num_heads_kv : 1;
-  const int64_t row_step = packing.packed_len > 0 ? shape.packed_block_m : shape.row_step;
+  const int64_t row_step = tile_size(shape, packing).row_step;
   const auto cost = [&](int64_t tokens, int64_t keys) {
     const int64_t rows = ceil_div(tokens * group, row_step) * row_step;
     const int64_t computed = ceil_div<int64_t>(keys, shape.key_step) * shape.key_step;
@@ -201,7 +201,8 @@ int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Pac
 /// The cheapest of what the request leaves open; of equal ones that with the least packing.
 Packing choose_packing(const PlanRequest& r, const BackendShape& shape, SchedulerKind scheduler) {
   const int64_t group = r.num_heads_q / r.num_heads_kv;
-  const int32_t block_m = r.pack_sequences.value_or(false) ? shape.packed_block_m : shape.block_m;
+  const int32_t packed_block_m = shape.packed_tile.block_m;
+  const int32_t block_m = r.pack_sequences.value_or(false) ? packed_block_m : shape.tile.block_m;
   if (r.pack_gqa.value_or(false) && group > block_m) {
     fail("expected at most " + std::to_string(block_m) +
          " query heads per kv head with pack_gqa=True, got " + std::to_string(group));
@@ -211,7 +212,7 @@ Packing choose_packing(const PlanRequest& r, const BackendShape& shape, Schedule
   const bool may_not_pack_gqa = !r.pack_gqa.value_or(false);
   // Long sequences have little to gain, and the question costs a walk over the batch.
   const auto batch = static_cast<int64_t>(r.cu_seqlens_q.size()) - 1;
-  const bool short_ones = r.cu_seqlens_q.back() <= 2 * shape.block_m * batch;
+  const bool short_ones = r.cu_seqlens_q.back() <= 2 * shape.tile.block_m * batch;
   const bool may_pack = r.pack_sequences.value_or(chooses && shape.packing_pays && short_ones &&
                                                   !r.device_lengths && !r.user_scheduler);
   const bool may_not_pack = !r.pack_sequences.value_or(false);
@@ -219,9 +220,10 @@ Packing choose_packing(const PlanRequest& r, const BackendShape& shape, Schedule
   for (const bool gqa : {false, true}) {
     if (!(gqa ? may_pack_gqa : may_not_pack_gqa)) continue;
     if (may_not_pack) candidates.push_back({.gqa = gqa, .packed_len = 0});
-    const auto tile_tokens = static_cast<int32_t>(shape.packed_block_m / (gqa ? group : 1));
-    if (may_pack && tile_tokens > 0)
+    const auto tile_tokens = static_cast<int32_t>(packed_block_m / (gqa ? group : 1));
+    if (may_pack && tile_tokens > 0) {
       candidates.push_back({.gqa = gqa, .packed_len = 2 * tile_tokens});
+    }
   }
   if (candidates.size() == 1) return candidates[0];
   return *std::ranges::min_element(
@@ -332,7 +334,7 @@ Plan make_plan(const PlanRequest& r) {
       .backend = r.backend,
       .sycl_kernel = r.sycl_kernel,
       .workers = r.workers.value_or(shape.workers),
-      .block_m = block_m_of(shape, packing),
+      .block_m = tile_size(shape, packing).block_m,
       .block_n = spec.block_n,
       .tile_tokens = spec.tile_tokens,
       .tile_heads = static_cast<int32_t>(packing.gqa ? r.num_heads_kv : r.num_heads_q),
