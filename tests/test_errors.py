@@ -25,7 +25,7 @@ PLAN = dict(num_heads_q=4, num_heads_kv=2, head_dim=64, dtype="float32")
         (
             dict(order="random"),
             ValueError,
-            "sequence_major, head_major, got 'random'",
+            "natural, longest_first, sequence_major, head_major, got 'random'",
         ),
         (dict(backend="metal"), ValueError, "cpu, cuda, sycl, got 'metal'"),
         (dict(window=(-2, 0)), ValueError, r"got \(-2, 0\)"),

@@ -15,10 +15,10 @@ import pytest
 import exactile
 from exactile import cli, machines, plot, report, timeline
 from exactile.timeline import PHASES, RECORD, Timeline, write_trace
-from test_plan import GOLDEN, ZIPF, ZIPF_GRID
+from test_plan import CUDA_BLOCK_M, GOLDEN, ZIPF, ZIPF_GRID
 
 NUM_SMS = 132
-PADDED, TILES = ZIPF_GRID[192]  # planned for a Hopper GPU
+PADDED, TILES = ZIPF_GRID[CUDA_BLOCK_M]
 
 
 def tiles_of(plan: exactile.Plan) -> list[tuple[int, ...] | None]:
