@@ -39,12 +39,14 @@ def test_the_first_command_runs(capsys):
     assert "3,808 launched" in capsys.readouterr().out
 
 
-def test_the_python_example_runs(capsys):
-    example = re.search(r"```python\n(.*?)```", README.read_text(), re.S)[1]
+@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README.read_text(), re.S))
+def test_the_python_examples_run(example, capsys):
+    if "import torch" in example:
+        pytest.importorskip("torch")
     names = {}
     exec(example.replace("8096", "300"), names)
     assert names["out"].shape == (672 + 192 + 32 + 300, 32, 128)
-    assert "causal" in capsys.readouterr().out
+    assert ("causal" in capsys.readouterr().out) == ("print" in example)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)]+)\)", README.read_text()))
