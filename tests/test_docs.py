@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from exactile import cli
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"(?:<!-- needs (\w+) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -124,6 +126,23 @@ def test_the_first_ten_minutes(tmp_path):
             assert matches(expected, done.stdout), (
                 f"$ {command}--- the page says\n{expected}--- the command says\n{done.stdout}"
             )
+
+
+# --- options of the command line ----------------------------------------------------------------
+
+
+def test_the_tables_of_options(capsys):
+    """Those of `bench` and `plan` are all in the page, and no other is."""
+    options = set()
+    for command in ("bench", "plan"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        options |= set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
+    text = (DOCS / "command_line.md").read_text()
+    listed = {
+        x for row in re.findall(r"^\| (`--.*?) \|", text, re.M) for x in re.findall(r"--\w+", row)
+    }
+    assert sorted(listed) == sorted(options)
 
 
 # --- environment variables ----------------------------------------------------------------------
