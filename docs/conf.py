@@ -11,6 +11,9 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say them, with shapes and units
 napoleon_google_docstring = False
+napoleon_use_param = napoleon_use_rtype = False
+
+default_role = "code"
 
 html_theme = "furo"
 html_title = f"exactile {version}"

@@ -128,6 +128,19 @@ def test_the_first_ten_minutes(tmp_path):
             )
 
 
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_the_figures_of_the_readme_are_those_of_the_table():
+    def figures(page: Path) -> dict[str, list[str]]:
+        rows = re.findall(r"^\| (W\d+): [^|]* \| (.*) \|$", page.read_text(), re.M)
+        return {name: cells.split(" | ") for name, cells in rows}
+
+    table, readme = figures(DOCS / "performance.md"), figures(ROOT / "README.md")
+    assert len(readme) == 5
+    assert readme == {name: table[name] for name in readme}
+
+
 # --- options of the command line ----------------------------------------------------------------
 
 
