@@ -17,23 +17,28 @@ enum class BlockKind : unsigned char {
 /// the row's, but serves as well as long as no block's sum exceeds kLargestSum. So a block is
 /// computed without a search for its maximum, and once more, with it as reference, where its sum
 /// says so. Every row decides for itself: its result does not depend on the tile it is in.
+///
+/// (s - reference) * scale is computed as s * scale - offset. Of a row whose offset is large enough
+/// for its rounding to show, the reference is subtracted first, and is always the maximum so far.
 class OnlineSoftmax {
  public:
   /// A block's scores as probabilities, packed in pairs. rescale() is due before these are summed.
   template <BlockKind kKind, class Element, int kScores>
-  EXACTILE_DEVICE void update(const float (&s)[kScores], ptx::uint32_t* p, float scale_log2) {
+  EXACTILE_DEVICE void update(float (&s)[kScores], ptx::uint32_t* p, float scale_log2) {
     float sum[2];
     moved_ = false;
     if constexpr (kKind == BlockKind::kFirst) {
       row_max(s, reference_);
+      if (find_large(scale_log2)) subtract_references(s, scale_log2, true, true);
       exponentiate<Element>(s, p, scale_log2, sum);
       sum_[0] = sum[0];
       sum_[1] = sum[1];
       return;
     }
-    while (true) {
+    if (large_) follow_large(s, scale_log2);
+    for (bool followed = false;; followed = true) {
       exponentiate<Element>(s, p, scale_log2, sum);
-      if (moved_ || !__any_sync(~0u, may_exceed(0, sum[0]) || may_exceed(1, sum[1]))) break;
+      if (followed || !__any_sync(~0u, may_exceed(0, sum[0]) || may_exceed(1, sum[1]))) break;
       follow(s, sum, scale_log2);
     }
     sum_[0] += sum[0];
@@ -79,9 +84,10 @@ class OnlineSoftmax {
                                     float (&sum)[2]) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      // A row that has seen no key: -inf - -inf would be NaN.
-      const bool none = reference_[r] == -ptx::kInfinity;
-      const float offset = none ? 0.0f : -reference_[r] * scale_log2;
+      // Large ones are subtracted already. Nor is that of a row that has seen no key: -inf - -inf
+      // would be NaN.
+      const float product = reference_[r] * scale_log2;
+      const float offset = fabsf(product) >= kLargeOffset ? 0.0f : -product;
       float even = 0, odd = 0;
 #pragma unroll
       for (int i = 2 * r; i < kScores; i += 4) {
@@ -102,18 +108,68 @@ class OnlineSoftmax {
 
   /// Gives the rows that have to follow the block's maximum as reference.
   template <int kScores>
-  EXACTILE_DEVICE void follow(const float (&s)[kScores], const float (&sum)[2], float scale_log2) {
+  EXACTILE_DEVICE void follow(float (&s)[kScores], const float (&sum)[2], float scale_log2) {
     float highest[2];
     row_max(s, highest);
-    moved_ = true;
+    bool moves[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const bool exceeds = sum_of_quad(sum[r]) > kLargestSum || reference_[r] == -ptx::kInfinity;
-      const bool moves = exceeds && highest[r] != -ptx::kInfinity;
-      // Exactly 1 where the reference stays: the other rows of a warp change no bit of this one.
-      alpha_[r] = moves ? ptx::exp2((reference_[r] - highest[r]) * scale_log2) : 1.0f;
-      if (moves) reference_[r] = highest[r];
-      sum_[r] *= alpha_[r];
+      moves[r] = exceeds && highest[r] != -ptx::kInfinity;
+      move_if(moves[r], r, highest[r], scale_log2);
+    }
+    moved_ = true;
+    if (find_large(scale_log2)) subtract_references(s, scale_log2, moves[0], moves[1]);
+  }
+
+  /// Before a block's scores become probabilities, where some row of the warp has a large offset.
+  template <int kScores>
+  EXACTILE_DEVICE void follow_large(float (&s)[kScores], float scale_log2) {
+    float highest[2];
+    row_max(s, highest);
+    bool large[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      large[r] = is_large(r, scale_log2);
+      move_if(large[r] && highest[r] > reference_[r], r, highest[r], scale_log2);
+    }
+    moved_ = true;
+    find_large(scale_log2);
+    subtract_references(s, scale_log2, large[0], large[1]);
+  }
+
+  /// The factor is exactly 1 where the reference stays: the other rows of a warp change no bit of
+  /// this one.
+  EXACTILE_DEVICE void move_if(bool moves, int r, float to, float scale_log2) {
+    const float factor = moves ? ptx::exp2((reference_[r] - to) * scale_log2) : 1.0f;
+    if (moves) reference_[r] = to;
+    sum_[r] *= factor;
+    alpha_[r] = moved_ ? alpha_[r] * factor : factor;
+  }
+
+  EXACTILE_DEVICE bool is_large(int r, float scale_log2) const {
+    return fabsf(reference_[r] * scale_log2) >= kLargeOffset && reference_[r] != -ptx::kInfinity;
+  }
+
+  /// Whether some row of the warp has a large offset.
+  EXACTILE_DEVICE bool find_large(float scale_log2) {
+    large_ = __any_sync(~0u, is_large(0, scale_log2) || is_large(1, scale_log2));
+    return large_;
+  }
+
+  /// From the scores of those of the rows that have a large offset.
+  template <int kScores>
+  EXACTILE_DEVICE void subtract_references(float (&s)[kScores], float scale_log2, bool first,
+                                           bool second) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float reference =
+          (r == 0 ? first : second) && is_large(r, scale_log2) ? reference_[r] : 0.0f;
+#pragma unroll
+      for (int i = 2 * r; i < kScores; i += 4) {
+        s[i] -= reference;
+        s[i + 1] -= reference;
+      }
     }
   }
 
@@ -125,10 +181,14 @@ class OnlineSoftmax {
   /// Far above what a block sums up to under its own maximum, far below the largest float16.
   static constexpr float kLargestSum = 1024;
 
+  /// Rounded to 2^-11: an error of 2^-12 in every probability, as float16 makes it.
+  static constexpr float kLargeOffset = 8192;
+
   float reference_[2] = {-ptx::kInfinity, -ptx::kInfinity};  // scores, not yet scaled
   float sum_[2] = {0, 0};
   float alpha_[2];
   bool moved_ = false;  // the same in all lanes of a warp
+  bool large_;          // likewise: an offset is large
 };
 
 }  // namespace exactile::cuda::sm90
