@@ -220,18 +220,6 @@ EXACTILE_DEVICE uint32_t pack(float low, float high) {
   return result;
 }
 
-/// One element of a word that pack() made: half 0 or 1.
-template <class Element>
-EXACTILE_DEVICE float unpack(uint32_t pair, int half) {
-  if constexpr (SameAs<Element, Bf16>) {
-    return __uint_as_float(half == 0 ? pair << 16 : pair & 0xffff0000u);
-  } else {
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(static_cast<unsigned short>(pair >> 16 * half)));
-    return result;
-  }
-}
-
 /// 16 bytes to global memory.
 EXACTILE_DEVICE void store_global(void* to, const uint32_t (&words)[4]) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words[0]), "r"(words[1]),

@@ -13,7 +13,6 @@
 // row's result does not depend on the tile that it is in.
 #pragma once
 
-#include <exactile/cuda/not_finite.hpp>
 #include <exactile/cuda/ptx80.hpp>
 #include <exactile/cuda/sm80/traits.hpp>
 #include <exactile/tile_rows.hpp>
@@ -208,7 +207,6 @@ class Mainloop {
     softmax(s, acc);
     next_half();
     load_keys(n + kStages);
-    if constexpr (kBorder && Traits::kMask != MaskKind::kFull) isolate_values(n, acc.o);
     add_values(n, s, acc.o);
   }
 
@@ -238,7 +236,8 @@ class Mainloop {
   EXACTILE_DEVICE void hide(int32_t n, Scores& s) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const KeyRange keys = keys_of_row(r);
+      const int row = warp() * Traits::kWarpRows + lane() / 4 + r * 8;
+      const KeyRange keys = mask().visible(tile_.rows_to_end(row), tile_.record.k_len);
 #pragma unroll
       for (int i = 0; i < kBlockN / 4; ++i) {
         const int32_t key = n * kBlockN + i / 2 * 8 + lane() % 4 * 2 + i % 2;
@@ -294,59 +293,6 @@ class Mainloop {
         for (int c = 0; c < 4; ++c) x[c] *= alpha[c / 2];
       }
     }
-  }
-
-  /// Adds Inf and NaN of block n to `o` where they are seen, and takes them out of V: a row that
-  /// does not see them has probability 0 there, and 0 x NaN is NaN.
-  EXACTILE_DEVICE void isolate_values(int32_t n, float (&o)[Traits::kHeadDimV / 8][4]) const {
-    const TileV v = values(n);
-    uint32_t found = 0, words[4];
-    for_each_share(v, [&](uint32_t at) {
-      ptx::load_shared(words, at);
-#pragma unroll
-      for (const uint32_t word : words) found |= NotFinite<Element>::found(word);
-    });
-    if (!__syncthreads_or(found != 0)) return;
-    KeyRange keys[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) keys[r] = keys_of_row(r);
-#pragma unroll 1
-    for (int row = 0; row < kBlockN; ++row) {
-      const int32_t key = n * kBlockN + row;
-#pragma unroll
-      for (int i = 0; i < Traits::kHeadDimV / 8; ++i) {
-        const uint32_t pair = ptx::load_shared_word(v.address(row, i) + lane() % 4 * 4);
-        NotFinite<Element>::for_each(pair, [&](int half, float value) {
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            if (keys[r].begin <= key && key < keys[r].end) o[i][2 * r + half] += value;
-          }
-        });
-      }
-    }
-    __syncthreads();  // all have read
-    for_each_share(v, [&](uint32_t at) {
-      ptx::load_shared(words, at);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        ptx::store_shared(at + 4 * i, NotFinite<Element>::cleared(words[i]));
-      }
-    });
-    __syncthreads();
-  }
-
-  /// visit(address) for this thread's chunks of a V.
-  template <class Visit>
-  EXACTILE_DEVICE static void for_each_share(const TileV& v, Visit visit) {
-    for (int i = thread(); i < kBlockN * TileV::kChunks; i += Traits::kThreads) {
-      visit(v.address(i / TileV::kChunks, i % TileV::kChunks));
-    }
-  }
-
-  /// Keys that this lane's row g + 8 * r sees.
-  EXACTILE_DEVICE KeyRange keys_of_row(int r) const {
-    const int row = warp() * Traits::kWarpRows + lane() / 4 + r * 8;
-    return mask().visible(tile_.rows_to_end(row), tile_.record.k_len);
   }
 
   /// o += p v. The columns 2t, 2t + 1 of two score fragments are those of an A fragment.

@@ -37,28 +37,23 @@ EXACTILE_DEVICE void find_keys(const PrefillParams& params, SharedStorage<Traits
   });
 }
 
-/// Whether there are Inf or NaN in V, in the blocks that need a mask; by kSearchers warps.
+/// Whether there are Inf or NaN in V, block by block; by kSearchers warps.
 template <class Traits>
-EXACTILE_DEVICE void search_values(const PrefillParams& params, SharedStorage<Traits>& shared,
-                                   int32_t searcher) {
+EXACTILE_DEVICE void search_values(SharedStorage<Traits>& shared, int32_t searcher) {
   const int32_t thread = 32 * searcher + static_cast<int32_t>(threadIdx.x % 32);
   Stage<Traits::kStages> stage;
   for_each_slot(shared, [&](int32_t i, const typename SharedStorage<Traits>::Slot& tile) {
     ptx::mbarrier_arrive(ptx::shared_address(&shared.q_full[i]));
     if (!tile.valid) return;
-    const bool packed = is_packed<Traits>(tile.work.rows);
-    const BlockRange unmasked = unmasked_blocks<Traits>(params, tile.work.rows);
+    const bool packed = tile.work.rows.is_packed();
     for (int32_t n = tile.n_end - 1; n >= tile.n_begin; --n, stage.advance()) {
       const int32_t at = stage.index();
       ptx::mbarrier_wait(ptx::shared_address(&shared.v_full[at]), stage.phase());
       bool found = false;
-      if (n < unmasked.begin || n >= unmasked.end) {
+      if (packed) {
+        // As many rows as PV will read, loaded or left from before.
         const int32_t keys = num_keys<Traits>(tile.work.rows) - n * Traits::kBlockN;
-        // Of several sequences as many rows as PV will read, loaded or left from before: nobody
-        // else clears them.
-        const int32_t rows = !packed                    ? min(keys, Traits::kBlockN)
-                             : keys <= Traits::kNarrowN ? Traits::kNarrowN
-                                                        : Traits::kBlockN;
+        const int32_t rows = keys <= Traits::kNarrowN ? Traits::kNarrowN : Traits::kBlockN;
         const SharedValues<Traits> values(shared.v[at], rows);
         found = __any_sync(~0u, values.any_not_finite(thread, 32 * kSearchers));
       }

@@ -96,7 +96,7 @@ class Mainloop {
     issue_scores(s);
     // Under it, what is not needed before.
     clear(o);
-    const BlockRange unmasked = unmasked_blocks<Traits>(params_, tile.work.rows);
+    const BlockRange unmasked = unmasked_blocks<Traits>(params_, tile.work, row() / 64 * 64);
     steady_ = {ptx::warp_uniform(max(unmasked.begin, n_begin_)),
                ptx::warp_uniform(max(unmasked.end, n_begin_))};
     mask = RowMask<Traits>(params_, tile.work, row(), shared_.keys[query_]);
@@ -105,8 +105,8 @@ class Mainloop {
     release_keys(n);
     mask.apply(s, first_key(n));
     softmax.template update<BlockKind::kFirst, Element>(s, p_, params_.scale_log2);
-    if (has_unseen_infinities()) {
-      isolate_values(n, num_keys<Traits>(tile.work.rows) - n * kBlockN, mask, o);
+    if (has_foreign_infinities()) {
+      isolate_values(n, num_keys<Traits>(tile.work.rows) - n * kBlockN, kKeys, mask, o);
     }
   }
 
@@ -151,7 +151,7 @@ class Mainloop {
     touch(o);
     release(shared_.v_empty[before.index()]);
     if constexpr (kKind == BlockKind::kMasked) {
-      if (has_unseen_infinities()) isolate_values(n, kBlockN, mask, o);
+      if (has_foreign_infinities()) isolate_values(n, kBlockN, kBlockN, mask, o);
     }
   }
 
@@ -221,11 +221,12 @@ class Mainloop {
     ptx::named_barrier_sync(1 + consumer_, 128);
   }
 
-  /// Where a block needs a mask, a row has probability 0 at the keys that it does not see, and
-  /// 0 x Inf and 0 x NaN are NaN. The same for all consumers.
-  EXACTILE_DEVICE bool has_unseen_infinities() const {
-    if constexpr (Traits::kMask == MaskKind::kFull) return false;
-    // V comes when all have checked the one before it, so no check is taken for another.
+  /// Among the keys of a packed tile are those of its other sequences, where a row's probability is
+  /// 0, and 0 x Inf and 0 x NaN are NaN. The same for all consumers.
+  EXACTILE_DEVICE bool has_foreign_infinities() const {
+    if constexpr (Traits::kMask != MaskKind::kPacked) return false;
+    if (!packed_) return false;
+    // V comes when all have checked the one before it: so no check is taken for another.
     wait(shared_.v_full[stage_.index()], stage_);
     wait(shared_.v_checked[stage_.index()], stage_);
     int32_t found = 0;
@@ -237,9 +238,9 @@ class Mainloop {
   }
 
   /// Adds Inf and NaN of the first `keys` rows to `o` where they are seen, and takes them out of V.
-  EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, const RowMask<Traits>& mask,
-                                      Output& o) {
-    const SharedValues<Traits> v(shared_.v[stage_.index()], kBlockN);
+  EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, int32_t rows,
+                                      const RowMask<Traits>& mask, Output& o) {
+    const SharedValues<Traits> v(shared_.v[stage_.index()], rows);
     v.for_each_not_finite(keys, [&](int32_t key, int i, float value) {
       if (mask.sees(i / 2 % 2, n * kBlockN + key)) o[i] += value;
     });

@@ -24,9 +24,8 @@ class Stage {
 template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
-  constexpr int kSearching = Traits::kMask == MaskKind::kFull ? 0 : kSearchers;  // warps
-  constexpr int kFinding = Traits::kMask == MaskKind::kPacked ? 1 : 0;           // warps
-  constexpr int kHelpers = 32 * (kSearching + kFinding);                         // threads
+  constexpr int kSearching = Traits::kMask == MaskKind::kPacked ? kSearchers : 0;  // warps
+  constexpr int kHelpers = kSearching > 0 ? 32 * (kSearching + 1) : 0;             // threads
 #pragma unroll
   for (int i = 0; i < Traits::kQueries; ++i) {
     ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + kHelpers);
@@ -111,7 +110,7 @@ class Producer {
   using Element = typename Traits::Element;
 
   EXACTILE_DEVICE void announce(int32_t i) const {
-    if constexpr (Traits::kMask != MaskKind::kFull) {
+    if constexpr (Traits::kMask == MaskKind::kPacked) {
       ptx::mbarrier_arrive(ptx::shared_address(&shared_.slot_full[i]));
     }
   }

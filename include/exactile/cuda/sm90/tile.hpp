@@ -61,15 +61,17 @@ EXACTILE_DEVICE BlockRange visited_blocks(const PrefillParams& params, const Til
   return {keys.begin / Traits::kBlockN, ceil_div(keys.end, Traits::kBlockN)};
 }
 
-/// Blocks that need no mask: every key is seen by all of the tile's rows. May be empty or the wrong
-/// way round.
+/// Blocks that need no mask: every key is seen by all of the tile's rows [row, row + 64) that
+/// exist. May be empty or the wrong way round.
 template <class Traits>
-EXACTILE_DEVICE BlockRange unmasked_blocks(const PrefillParams& params, const TileRecord& rows) {
+EXACTILE_DEVICE BlockRange unmasked_blocks(const PrefillParams& params, const WorkTile& work,
+                                           int32_t row) {
+  const TileRecord& rows = work.rows;
   if constexpr (Traits::kMask == MaskKind::kFull) return {0, rows.k_len / Traits::kBlockN};
   if (is_packed<Traits>(rows)) return {0, 0};
-  const int32_t first = rows.q_end - rows.q_begin;  // rows to the end of the sequence
-  const int32_t last = max(1, first - params.tile_tokens + 1);
-  const KeyRange keys = params.mask.all_visible(first, last, rows.k_len);
+  const int32_t first = rows.q_end - TileRow(params, work, row).token;
+  const int32_t last = rows.q_end - TileRow(params, work, row + 63).token;
+  const KeyRange keys = params.mask.all_visible(max(1, first), max(1, last), rows.k_len);
   return {ceil_div(keys.begin, Traits::kBlockN), keys.end / Traits::kBlockN};
 }
 

@@ -1,8 +1,7 @@
 // exactile/cuda/sm90/values.hpp - V of a block in shared memory, read element by element: for Inf
-// and NaN at keys that some row does not see.
+// and NaN in tiles that hold several sequences.
 #pragma once
 
-#include <exactile/cuda/not_finite.hpp>
 #include <exactile/cuda/sm90/traits.hpp>
 
 namespace exactile::cuda::sm90 {
@@ -15,7 +14,9 @@ class SharedValues {
   static constexpr int kRowBytes = Traits::kChunk * sizeof(Element);
   static constexpr int kChunkBytes = Traits::kBlockN * kRowBytes;
   static constexpr int kChunks = Traits::kHeadDimV / Traits::kChunk;
-  using Pair = NotFinite<Element>;
+  // Two elements at a time: their exponents, and what carries a full exponent to the sign's place.
+  static constexpr ptx::uint32_t kExponents = SameAs<Element, Bf16> ? 0x7f807f80u : 0x7c007c00u;
+  static constexpr ptx::uint32_t kCarry = SameAs<Element, Bf16> ? 0x00800080u : 0x04000400u;
 
  public:
   template <class Matrix>
@@ -26,7 +27,7 @@ class SharedValues {
     ptx::uint32_t found = 0;
     for_each_share(thread, threads, [&](uint4& words) {
       found |=
-          Pair::found(words.x) | Pair::found(words.y) | Pair::found(words.z) | Pair::found(words.w);
+          not_finite(words.x) | not_finite(words.y) | not_finite(words.z) | not_finite(words.w);
     });
     return found != 0;
   }
@@ -34,8 +35,7 @@ class SharedValues {
   /// Zeroes those of its share.
   EXACTILE_DEVICE void clear_not_finite(int32_t thread, int32_t threads) const {
     for_each_share(thread, threads, [&](uint4& words) {
-      words = {Pair::cleared(words.x), Pair::cleared(words.y), Pair::cleared(words.z),
-               Pair::cleared(words.w)};
+      words = {finite(words.x), finite(words.y), finite(words.z), finite(words.w)};
     });
   }
 
@@ -47,15 +47,38 @@ class SharedValues {
     for (int32_t key = 0; key < keys; ++key) {
 #pragma unroll
       for (int unit = 0; unit < Traits::kHeadDimV / 8; ++unit) {
-        Pair::for_each(pair(key, unit), [&](int half, float value) {
+        const ptx::uint32_t word = pair(key, unit);
+        const ptx::uint32_t found = not_finite(word);
+        if (found == 0) continue;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (!(found >> (16 * half) & 0x8000u)) continue;
+          const float value = to_float(static_cast<unsigned short>(word >> (16 * half)));
           visit(key, 4 * unit + half, value);
           visit(key, 4 * unit + half + 2, value);
-        });
+        }
       }
     }
   }
 
  private:
+  /// The sign's place of every element that is Inf or NaN.
+  EXACTILE_DEVICE static ptx::uint32_t not_finite(ptx::uint32_t pair) {
+    return ((pair & kExponents) + kCarry) & 0x80008000u;
+  }
+
+  EXACTILE_DEVICE static ptx::uint32_t finite(ptx::uint32_t pair) {
+    return pair & ~((not_finite(pair) >> 15) * 0xffffu);
+  }
+
+  /// Inf or NaN as a float.
+  EXACTILE_DEVICE static float to_float(unsigned short bits) {
+    constexpr int kMantissaBits = SameAs<Element, Bf16> ? 7 : 10;
+    const ptx::uint32_t sign = bits & 0x8000u;
+    const ptx::uint32_t mantissa = bits & ((1u << kMantissaBits) - 1);
+    return __uint_as_float(sign << 16 | 0x7f800000u | mantissa << (23 - kMantissaBits));
+  }
+
   template <class Visit>
   EXACTILE_DEVICE void for_each_share(int32_t thread, int32_t threads, Visit visit) const {
     const int32_t units = rows_ * (kRowBytes / 16);
