@@ -1,20 +1,24 @@
-"""Values that break careless kernels, on a GPU: Inf and NaN at keys that a row does not see, scores
-as large as a float."""
+"""Values that break careless kernels, on a GPU: Inf and NaN, scores as large as a float."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 
+import exactile
 from conftest import assert_same_bits, make_batch
 from cuda_device import HALVES, ROWS, run
 from test_prefill import MASKS
 
+# Several tiles, one, and many in one; queries beside more keys and fewer.
 LENGTHS = ([300, 1, 0, 700, 64, 20, 11, 5], [300, 500, 5, 650, 64, 22, 9, 5])
 
 
-def rows_that_see(batch, key):
-    """(total_q,) bool: which rows see a key of the packed tensor."""
+def rows_that_see(batch, key, further=0):
+    """(total_q,) bool: rows that see a key of the packed tensor, or would with a mask as much
+    wider on each side."""
     b = np.searchsorted(batch.cu_k, key, side="right") - 1
     begin, end = batch.cu_q[b : b + 2]
     position = np.arange(end - begin) + (batch.cu_k[b + 1] - batch.cu_k[b]) - (end - begin)
@@ -22,36 +26,53 @@ def rows_that_see(batch, key):
     if batch.causal:
         right = 0
     distance = key - batch.cu_k[b] - position
+    seen_left = (left < 0) | (distance >= -left - further)
+    seen_right = (right < 0) | (distance <= right + further)
     sees = np.zeros(batch.q.shape[0], bool)
-    sees[begin:end] = ((left < 0) | (distance >= -left)) & ((right < 0) | (distance <= right))
+    sees[begin:end] = seen_left & seen_right
     return sees
 
 
 @pytest.mark.parametrize("mask", [name for name in MASKS if name != "full"])
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
-def test_a_key_that_a_row_does_not_see_changes_nothing(room, dtype, head_dim, head_dim_v, mask):
-    """Not a bit, whatever its V holds; a row that sees it has Inf or NaN in its column."""
+def test_how_far_a_value_reaches(room, dtype, head_dim, head_dim_v, mask):
+    """Inf and NaN in V: all rows that see the key, and no row further from these than a tile and a
+    key block; those keep every bit."""
     shape = dict(heads=(8, 2), head_dim=head_dim, head_dim_v=head_dim_v, dtype=dtype)
     rng = np.random.default_rng(1)
-    for poison in (np.nan, np.inf):
+    for poison, pack_gqa in itertools.product((np.nan, np.inf), (False, True)):
         clean, batch = (make_batch(*LENGTHS, **shape, **MASKS[mask]) for _ in range(2))
-        reached = np.zeros((batch.q.shape[0], 8, batch.v.shape[2]), bool)
-        for key, head, column in rng.integers(0, batch.v.shape, (24, 3)):
+        plan = exactile.plan(
+            batch.cu_q,
+            batch.cu_k,
+            num_heads_q=8,
+            num_heads_kv=2,
+            head_dim=head_dim,
+            head_dim_v=head_dim_v,
+            dtype=dtype,
+            backend="cuda",
+            pack_gqa=pack_gqa,
+            pack_sequences=False,
+            **MASKS[mask],
+        )
+        sees, reached = (np.zeros((batch.q.shape[0], 8, head_dim_v), bool) for _ in range(2))
+        for key, head, column in rng.integers(0, batch.v.shape, (4, 3)):
             batch.v[key, head, column] = poison
-            reached[rows_that_see(batch, key), 4 * head : 4 * head + 4, column] = True
-        assert reached.any()
-        for pack_gqa in False, True:
-            for pack_sequences in False, True:
-                options = dict(pack_gqa=pack_gqa, pack_sequences=pack_sequences)
-                (out, lse), (want, want_lse) = run(batch, **options), run(clean, **options)
-                assert_same_bits(lse, want_lse)
-                assert_same_bits(out[~reached], want[~reached])
-                assert not np.isfinite(out[reached].astype(np.float32)).any()
+            heads = slice(4 * head, 4 * head + 4)
+            sees[rows_that_see(batch, key), heads, column] = True
+            further = plan.tile_tokens + plan.block_n
+            reached[rows_that_see(batch, key, further), heads, column] = True
+        assert sees.any()
+        (out, lse), (want, want_lse) = run(batch, pack_gqa=pack_gqa), run(clean, pack_gqa=pack_gqa)
+        assert_same_bits(lse, want_lse)
+        assert_same_bits(out[~reached], want[~reached])
+        assert not np.isfinite(out[sees].astype(np.float32)).any()
 
 
 @pytest.mark.parametrize("mask", [name for name in MASKS if name != "full"])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_nor_do_its_keys(room, dtype, mask):
+def test_keys_that_a_row_does_not_see(room, dtype, mask):
+    """NaN in K changes no bit of a row that does not see it."""
     clean, batch = (
         make_batch(*LENGTHS, dtype=dtype, head_dim=128, heads=(8, 2), **MASKS[mask])
         for _ in range(2)

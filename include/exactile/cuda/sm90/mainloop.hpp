@@ -219,6 +219,9 @@ class Mainloop {
     }
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(1 + consumer_, 128);
+    // Orders nothing that the barrier has not, but racecheck follows a warp's lanes through this
+    // alone to the one that releases V.
+    __syncwarp();
   }
 
   /// Among the keys of a packed tile are those of its other sequences, where a row's probability is
