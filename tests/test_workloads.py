@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +118,23 @@ def test_trace(tmp_path: Path) -> None:
     [
         (None, "readable"),
         (b"", "empty"),
-        (b"a,b\n1,2\n", "'context_tokens'.*a, b"),
-        (b"context_tokens\n5\nfive\n", "line 3.*'five'"),
-        (b"context_tokens\n5\n-1\n", "line 3.*'-1'"),
-        (b"context_tokens\n2.5\n5\n", "line 2.*'2.5'"),
-        (b"context_tokens\n5\n99999999999\n", "line 3"),
-        (b"a,context_tokens\n5\n6\n", "line 2.*None"),
+        (b"a,b\n1,2\n", "'context_tokens'.*'a', 'b'"),
+        (b"context_tokens\n5\nfive\n", "trace.csv:3.*'five'"),
+        (b"context_tokens\n5\n-1\n", "trace.csv:3.*'-1'"),
+        (b"context_tokens\n2.5\n5\n", "trace.csv:2.*'2.5'"),
+        (b"context_tokens\n5\n99999999999\n", "trace.csv:3"),
+        (b"a,context_tokens\n5\n6\n", "trace.csv:2, got a row that is too short"),
         (b"context_tokens\n5\n", "at least 2 rows.*got 1"),
         (b"context_tokens\n\xff\n", "readable"),
         (b'context_tokens\n"5\n', "readable"),
+        (b"\x1b[31m,\x07\n5\n", r"'context_tokens'.*'\\x1b\[31m', '\\x07'$"),
+        (b"a" * 100 + b",b" * 100 + b"\n5\n", r"got 'a{40}\.\.\.', ('b', ){7}\.\.\.$"),
+        (b"context_tokens\n5\n\x1b]0;x\x07\n", r"trace.csv:3, got '\\x1b\]0;x\\x07'$"),
+        (b"context_tokens\n5\n" + b"6" * 5000 + b"\n", r"trace.csv:3, got '6{40}\.\.\.'$"),
+        (b"context_tokens\n5\n" + b"6" * 65536, "fewer than 65536 characters, .*trace.csv:3"),
+        (b"a," * 65536 + b"context_tokens\n5\n", "fewer than 65536 characters, .*trace.csv:1"),
+        (b'context_tokens\n"' + b"5\n" * 40000, "fewer than 65536 characters, .*trace.csv:32769"),
+        (b"context_tokens\n5\n" + b"\n" * 70000, "fewer than 65536 characters"),
     ],
 )
 def test_bad_trace(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -136,6 +145,42 @@ def test_bad_trace(tmp_path: Path, content: bytes | None, message: str) -> None:
         trace(2, path)
     with pytest.raises(ValueError, match="start"):
         trace(2, path, start=-1)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+def test_a_trace_without_end() -> None:
+    with pytest.raises(ValueError, match="fewer than 65536 characters, got a longer one at /dev/z"):
+        trace(None, "/dev/zero")
+
+
+def test_a_trace_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("context_tokens\n7\n\n9\n8")
+    assert trace(None, path).q.tolist() == [7, 9, 8]
+    assert trace(None, path, start=2).q.tolist() == [8]
+    assert trace(None, path, start=3).q.tolist() == []
+    with pytest.raises(ValueError, match="at least 4 rows"):
+        trace(None, path, start=4)
+    monkeypatch.setattr("exactile._trace.MAX_ROWS", 2)
+    with pytest.raises(ValueError, match=r"at most 2 rows without a batch, got more at .*csv:5"):
+        trace(None, path)
+    assert trace(3, path).q.tolist() == [7, 9, 8]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: trace(2.5, "trace.csv"), "batch: expected an integer, got 2.5"),
+        (lambda: trace(2, "trace.csv", start="1"), "start: expected an integer, got '1'"),
+        (lambda: constant(2.0), "batch: expected an integer, got 2.0"),
+        (lambda: zipf(2, seed=None), "seed: expected an integer, got None"),
+        (lambda: uniform(2, low=1.5), "low: expected an integer, got 1.5"),
+        (lambda: normal(2, round_to=0.5), "round_to: expected an integer, got 0.5"),
+    ],
+)
+def test_what_is_no_integer(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()
 
 
 def test_what_the_gpu_benchmark_measures() -> None:

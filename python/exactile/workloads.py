@@ -6,14 +6,16 @@ request 516 (std::mt19937 and the libstdc++ distributions), so that numbers can 
 
 from __future__ import annotations
 
-import csv
 import math
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from exactile import _trace
 
 SEED = 0x202305151552
 """Seed of the original benchmark; std::mt19937 takes its low 32 bits."""
@@ -48,9 +50,19 @@ def _at_least(minimum: float, **values: float) -> None:
             raise ValueError(f"{name}: expected a number >= {minimum}, got {value}")
 
 
+def _integers(minimum: int, **values: int) -> None:
+    for name, value in values.items():
+        try:
+            operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+        if value < minimum:
+            raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
+
+
 def _lengths(q: npt.ArrayLike, k: npt.ArrayLike | None = None, *, round_to: int = 1) -> Lengths:
     """Round the lengths up to multiples of `round_to`; `k` is `q` when left out."""
-    _at_least(1, round_to=round_to)
+    _integers(1, round_to=round_to)
     rounded = [
         np.ceil(np.asarray(x, np.float64) / round_to) * round_to for x in (q, q if k is None else k)
     ]
@@ -62,7 +74,7 @@ def _lengths(q: npt.ArrayLike, k: npt.ArrayLike | None = None, *, round_to: int 
 
 def _canonical(seed: int) -> Iterator[float]:
     """std::uniform_real_distribution<double>(0, 1) of libstdc++ on std::mt19937(uint32(seed))."""
-    _at_least(0, seed=seed)
+    _integers(0, seed=seed)
     engine = np.random.RandomState(seed & 0xFFFFFFFF)  # seeded as std::mt19937 is
     while True:
         low, high = engine.randint(0, 2**32, size=(1024, 2), dtype=np.uint32).T.astype(np.float64)
@@ -118,8 +130,9 @@ def zipf(
     ----------
     intel/sycl-tla pull request 516, `initialize_varlen_zipf`.
     """
-    _at_least(0, batch=batch, alpha=alpha)
-    _at_least(1, max_len=max_len)
+    _integers(0, batch=batch)
+    _integers(1, max_len=max_len)
+    _at_least(0, alpha=alpha)
     # math.pow and sums in index order: the bits of the C++ loop.
     weights = [math.pow(n, -alpha) for n in range(1, max_len + 1)]
     cdf = np.cumsum(np.array(weights) / np.cumsum(weights)[-1])
@@ -174,7 +187,8 @@ def normal(
     if kv_equals_q and (mean_k, stddev_k) != (None, None):
         raise ValueError("mean_k, stddev_k: expected none with kv_equals_q=True")
     mean_k, stddev_k = mean if mean_k is None else mean_k, stddev if stddev_k is None else stddev_k
-    _at_least(0, batch=batch, stddev=stddev, stddev_k=stddev_k)
+    _integers(0, batch=batch)
+    _at_least(0, stddev=stddev, stddev_k=stddev_k)
     _at_least(1, mean=mean, mean_k=mean_k)
     uniform = _canonical(seed)
     # Two distributions on one engine: each keeps its own spare value.
@@ -215,8 +229,8 @@ def uniform(
     ValueError
         A parameter is out of range.
     """
-    _at_least(0, batch=batch, low=low)
-    _at_least(low, high=high)
+    _integers(0, batch=batch, low=low)
+    _integers(low, high=high)
     draws = _canonical(seed)
     return _lengths(
         [low + int(next(draws) * (high - low + 1)) for _ in range(batch)], round_to=round_to
@@ -259,8 +273,10 @@ def lognormal(
     ValueError
         A parameter is out of range.
     """
-    _at_least(0, batch=batch, sigma=sigma)
-    _at_least(1, mean=mean, max_len=max_len)
+    _integers(0, batch=batch)
+    _integers(1, max_len=max_len)
+    _at_least(0, sigma=sigma)
+    _at_least(1, mean=mean)
     draws = _polar(_canonical(seed), math.log(mean) - sigma * sigma / 2, sigma)
     # The exponent is clamped first: exp() of a wild draw overflows.
     x = [math.exp(min(next(draws), math.log(max_len))) for _ in range(batch)]
@@ -289,21 +305,29 @@ def constant(batch: int, *, seqlen_q: int = 1024, seqlen_k: int | None = None) -
         A parameter is out of range.
     """
     seqlen_k = seqlen_q if seqlen_k is None else seqlen_k
-    _at_least(0, batch=batch, seqlen_q=seqlen_q, seqlen_k=seqlen_k)
-    return _lengths([seqlen_q] * batch, [seqlen_k] * batch)
+    _integers(0, batch=batch, seqlen_q=seqlen_q, seqlen_k=seqlen_k)
+    for length in seqlen_q, seqlen_k:
+        if length > _INT32_MAX:
+            raise ValueError(f"lengths: expected at most {_INT32_MAX} tokens, got {length}")
+    return Lengths(*(np.full(batch, length, np.int32) for length in (seqlen_q, seqlen_k)))
 
 
 def trace(
-    batch: int, path: str | Path, *, column: str = "context_tokens", start: int = 0
+    batch: int | None,
+    path: str | Path,
+    *,
+    column: str = "context_tokens",
+    start: int = 0,
 ) -> Lengths:
     """Lengths read from one column of a CSV file with a header row, such as a log of real requests.
 
     Parameters
     ----------
-    batch : int
-        Number of sequences: rows start ... start + batch - 1. No row after them is read.
+    batch : int or None
+        Number of sequences: rows start ... start + batch - 1. No row after them is read. None: all
+        rows from `start` on, of a file of at most 16,777,216.
     path : str or pathlib.Path
-        The file.
+        The file. Rows have at most 65,535 characters.
     column : str
         Name of the column that holds the lengths in tokens.
     start : int
@@ -318,43 +342,12 @@ def trace(
     ------
     ValueError
         The file is missing, unreadable or empty, lacks the column, has a row without a length in it
-        (the message gives its line number), or has too few rows.
+        or one that is too long (the message gives ``file:line``), or too few or too many rows.
+    TypeError
+        `batch` or `start` is no integer.
     """
-    _at_least(0, batch=batch, start=start)
-    lengths: list[int] = []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, strict=True)
-            names = rows.fieldnames
-            if not names:
-                raise ValueError(
-                    f"trace: expected a CSV file with a header, got the empty file {path}"
-                )
-            if column not in names:
-                raise ValueError(
-                    f"trace: expected a column {column!r} in {path}, got {', '.join(names)}"
-                )
-            for row in rows:
-                if len(lengths) == start + batch:
-                    break
-                lengths.append(_trace_length(row[column], f"{path}, line {rows.line_num}"))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"trace: expected a readable CSV file, got {path}: {error}") from error
-    if len(lengths) < start + batch:
-        raise ValueError(
-            f"trace: expected at least {start + batch} rows in {path}, got {len(lengths)}"
-        )
-    return _lengths(lengths[start:])
-
-
-def _trace_length(text: str | None, where: str) -> int:
-    try:
-        length = int(text or "")
-    except ValueError:
-        length = -1
-    if not 0 <= length <= _INT32_MAX:
-        raise ValueError(f"trace: expected a length in tokens at {where}, got {text!r}")
-    return length
+    _integers(0, batch=0 if batch is None else batch, start=start)
+    return _lengths(np.array(_trace.read_column(path, column, start, batch), np.int32))
 
 
 DISTRIBUTIONS: dict[str, Callable[..., Lengths]] = {
