@@ -16,6 +16,7 @@ import exactile
 from exactile import cli, machines, plot, report, timeline
 from exactile.timeline import PHASES, RECORD, Timeline, write_trace
 from test_plan import CUDA_BLOCK_M, GOLDEN, ZIPF, ZIPF_GRID
+from test_plot import drawn_figures
 
 NUM_SMS = 132
 PADDED, TILES = ZIPF_GRID[CUDA_BLOCK_M]
@@ -186,9 +187,24 @@ def test_picture(launches: list[Timeline], tmp_path: Path) -> None:
         pixels = image.imread(path)[..., :3]
         height = pixels.shape[0]
         panels = pixels[: height - 120, 200:]  # without the legend
-        assert height == round(160 * (1.1 + 2.6 * len(chosen)))
+        assert height == round(160 * (1.1 + 2.8 * len(chosen)))
         red, green, blue = np.moveaxis(panels, 2, 0)
         assert ((red - green > 0.15) & (abs(green - blue) < 0.1)).any() == has_empty
+
+
+def test_panels_share_their_axes_and_name_tiles_and_backend(
+    launches: list[Timeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = drawn_figures(monkeypatch)
+    plot.timeline(launches, tmp_path / "timeline.png")
+    (figure,) = figures
+    axes = figure.axes
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in axes}) == 1
+    for ax, launch in zip(axes, launches, strict=True):
+        plan = launch.plan
+        assert ax.get_title("left") == plan.scheduler
+        title = ax.get_title("right")
+        assert title.startswith(f"tiles of {plan.block_m} x {plan.block_n}, cuda\n")
 
 
 def changed(launch: Timeline, name: str, value: int) -> np.ndarray:

@@ -25,6 +25,8 @@ _TIME_BINS = 1500
 def tile_map(plans: Sequence[Plan], path: str | Path) -> None:
     """Draw the padded grid of one head under each plan, side by side, into an image file.
 
+    All panels share both axes and the colours, which count keys: tiles may differ in size.
+
     Parameters
     ----------
     plans : sequence of Plan
@@ -46,17 +48,19 @@ def tile_map(plans: Sequence[Plan], path: str | Path) -> None:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.patches import Patch
 
-    grids = [n_blocks(plan) for plan in plans]
-    most = max(int(grid.max(initial=0)) for grid in grids)
+    keys = [n_blocks(plan) * plan.block_n for plan in plans]
+    fewest = min(plan.block_n for plan in plans)
+    most = max(int(grid.max(initial=0)) for grid in keys)
     colours = LinearSegmentedColormap.from_list("work", ["#b7dcec", "#3a8fc4", "#123f7d"])
-    work = ScalarMappable(LogNorm(1, max(most, 2)), colours)
-    figure = figure_of(figsize=(1.4 + 5.2 * len(plans), 3.6), dpi=160, layout="constrained")
-    axes = figure.subplots(1, len(plans), sharey=True, squeeze=False)[0]
-    for ax, plan, grid in zip(axes, plans, grids, strict=True):
+    work = ScalarMappable(LogNorm(fewest, max(most, 2 * fewest)), colours)
+    figure = figure_of(figsize=(1.4 + 5.2 * len(plans), 3.8), dpi=160, layout="constrained")
+    axes = figure.subplots(1, len(plans), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, plan, grid in zip(axes, plans, keys, strict=True):
         _draw(ax, plan, grid, work)
+    axes[0].set_xlim(0, max(plan.max_m_blocks * plan.tile_tokens for plan in plans))
     axes[0].set_ylabel("sequence")
-    bar = figure.colorbar(work, ax=axes, pad=0.01, aspect=30, format="%d")
-    bar.set_label("key blocks of a tile")
+    bar = figure.colorbar(work, ax=axes, pad=0.01, aspect=30, format="{x:,.0f}")
+    bar.set_label("keys of a tile, in whole blocks")
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
     bar.ax.tick_params(length=0, labelsize=8)
@@ -101,8 +105,8 @@ def timeline(timelines: Sequence[Timeline], path: str | Path) -> None:
     from matplotlib.patches import Patch
 
     longest_us = max(max(one.span_ns for one in timelines), 1) / 1e3
-    figure = figure_of(figsize=(12, 1.1 + 2.6 * len(timelines)), dpi=160, layout="constrained")
-    axes = figure.subplots(len(timelines), 1, sharex=True, squeeze=False)[:, 0]
+    figure = figure_of(figsize=(12, 1.1 + 2.8 * len(timelines)), dpi=160, layout="constrained")
+    axes = figure.subplots(len(timelines), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for ax, one in zip(axes, timelines, strict=True):
         _draw_timeline(ax, one, longest_us)
     axes[-1].set_xlabel("microseconds since the first work-group began")
@@ -133,15 +137,25 @@ def _draw_timeline(ax: Any, one: Timeline, longest_us: float) -> None:
     if end_us < longest_us:
         ax.axvline(end_us, color="black", linewidth=0.8)
     shares = one.shares()
-    ax.set_title(one.plan.scheduler, fontsize=11, fontweight="bold", loc="left")
-    text = f"{one.launched:,} work-groups, {one.num_empty:,} empty; {end_us:,.0f} us: "
     names = ("main loop", "empty", "between", "tail")
-    text += ", ".join(f"{name} {shares[name]:.1%}" for name in names)
-    ax.set_title(text, fontsize=9, loc="right")
+    text = f"{one.launched:,} work-groups, {one.num_empty:,} empty; {end_us:,.0f} us: "
+    _title(ax, one.plan, text + ", ".join(f"{name} {shares[name]:.1%}" for name in names))
     ax.set_ylabel("SM")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.tick_params(length=0, labelsize=8)
     ax.spines[:].set_visible(False)
+
+
+def _title(ax: Any, plan: Plan, launch: str) -> None:
+    """Scheduler to the left; tiles and backend, and what was launched, to the right."""
+    tiles = f"tiles of {plan.block_m} x {plan.block_n}"
+    if plan.pack_gqa:
+        group = plan.num_heads_q // plan.num_heads_kv
+        tiles += f" ({plan.tile_tokens} tokens x {group} heads)"
+    if plan.pack_sequences:
+        tiles += ", short sequences share them"
+    ax.set_title(plan.scheduler, fontsize=11, fontweight="bold", loc="left")
+    ax.set_title(f"{tiles}, {plan.backend}\n{launch}", fontsize=9, loc="right")
 
 
 def busy_share(slices: Slices, rows: int, lanes: int, bin_ns: float) -> npt.NDArray[np.float64]:
@@ -184,29 +198,29 @@ def n_blocks(plan: Plan) -> npt.NDArray[np.int32]:
 
 
 def _draw(ax: Any, plan: Plan, grid: npt.NDArray[np.int32], work: Any) -> None:
-    """One panel; `work` is the ScalarMappable from key blocks to colours."""
+    """One panel: keys of every cell, below 0 without a tile; `work` gives their colours."""
     from matplotlib.colors import to_rgba_array
     from matplotlib.ticker import MaxNLocator
 
     rgb = work.to_rgba(np.maximum(grid, 1), bytes=True)
     rgb[grid < 0] = to_rgba_array(EMPTY if plan.scheduler == "Individual" else NOT_LAUNCHED) * 255
     rows, columns = grid.shape
+    tokens = plan.tile_tokens
     # More cells than pixels are averaged.
     ax.imshow(
         rgb,
         aspect="auto",
         interpolation="antialiased",
-        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+        extent=(0, columns * tokens, rows - 0.5, -0.5),
     )
     if rows <= 64 and columns <= 128:
-        for lines, draw in (range(1, rows), ax.axhline), (range(1, columns), ax.axvline):
-            for at in lines:
-                draw(at - 0.5, color="white", linewidth=0.6)
-    ax.set_title(plan.scheduler, fontsize=11, fontweight="bold", loc="left")
-    ax.set_title(
-        f"{plan.launched:,} work-groups, {plan.num_empty:,} empty", fontsize=9, loc="right"
-    )
-    ax.set_xlabel("m_block")
+        for at in range(1, rows):
+            ax.axhline(at - 0.5, color="white", linewidth=0.6)
+        for at in range(1, columns):
+            ax.axvline(at * tokens, color="white", linewidth=0.6)
+    _title(ax, plan, f"{plan.launched:,} work-groups, {plan.num_empty:,} empty")
+    ax.set_xlabel("query token of its sequence")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     for axis in ax.xaxis, ax.yaxis:
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.tick_params(length=0, labelsize=8)
