@@ -1,9 +1,15 @@
-"""The command line: golden counts, options, output, JSON, tile map, and every error."""
+"""The command line: golden counts, what options do, output and JSON.
+
+Counts and errors are those of the CPU, which every test names: `--backend=auto` is the GPU where
+there is one.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,9 +19,10 @@ import numpy as np
 import pytest
 
 import exactile
-from exactile import bench, cli
+from exactile import bench, cli, options, report
 
 GOLDEN = [
+    "--backend=cpu",
     "--batch=16",
     "--num_heads_q=32",
     "--num_heads_kv=8",
@@ -26,7 +33,8 @@ GOLDEN = [
     "--varlen",
     "--iterations=3",
 ]
-SMALL = ["--batch=5", "--num_heads_q=4", "--num_heads_kv=2", "--seq_len_qo=40", "--iterations=2"]
+SMALL = ["--backend=cpu", "--batch=5", "--num_heads_q=4", "--num_heads_kv=2", "--seq_len_qo=40"]
+SMALL += ["--iterations=2"]
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -70,7 +78,7 @@ def test_golden_work(tmp_path: Path) -> None:
 
 
 def test_defaults_are_those_of_the_original(tmp_path: Path) -> None:
-    (plan,) = plans(tmp_path)
+    (plan,) = plans(tmp_path, "--backend=cpu")
     names = ("scheduler", "batch", "num_heads_q", "num_heads_kv", "head_dim", "head_dim_v")
     assert [plan[name] for name in names] == ["Individual", 32, 16, 16, 128, 128]
     assert (plan["dtype"], plan["window"]) == ("bfloat16", [-1, -1])
@@ -83,6 +91,7 @@ def test_options_reach_the_plan(tmp_path: Path) -> None:
         *("--batch=3", "--seq-len-qo=10", "--seq_len-kv", "20", "--head-size-qk=192"),
         *("--head_size_vo=128", "--dtype=float16", "--scheduler=validonlypersistent"),
         *("--window_left", "-1", "--window-right=4", "--threads=3", "--num-heads-q=6"),
+        "--backend=cpu",
     )
     assert (plan["total_q"], plan["total_k"], plan["workers"]) == (30, 60, 3)
     assert (plan["head_dim"], plan["head_dim_v"], plan["dtype"]) == (192, 128, "float16")
@@ -133,7 +142,7 @@ def test_bench_verifies(
         assert 0 < r["min_ms"] <= r["median_ms"] <= r["max_ms"]
         assert r["tflops"] == pytest.approx(r["plan"]["flops"] / r["median_ms"] / 1e9)
         assert r["gbps"] == pytest.approx(r["plan"]["bytes"] / r["median_ms"] / 1e6)
-        assert r["command"].startswith("exactile bench --batch=5 ")
+        assert r["command"].startswith("exactile bench --backend=cpu --batch=5 ")
         assert r["version"] == exactile.__version__
 
 
@@ -144,9 +153,9 @@ def test_bench_without_verification(capsys: pytest.CaptureFixture[str], tmp_path
     assert records(path)[0]["verification"] is None
 
 
-@pytest.mark.parametrize("options", [["--batch=0"], ["--seq_len_qo=0"], ["--seq_len_kv=0"]])
-def test_bench_of_nothing(options: list[str]) -> None:
-    assert cli.main(["bench", *SMALL, *options]) == 0
+@pytest.mark.parametrize("nothing", [["--batch=0"], ["--seq_len_qo=0"], ["--seq_len_kv=0"]])
+def test_bench_of_nothing(nothing: list[str]) -> None:
+    assert cli.main(["bench", *SMALL, *nothing]) == 0
 
 
 @pytest.mark.parametrize("wrong", [1.01, float("nan")])
@@ -181,61 +190,6 @@ def test_sampled_rows_cover_every_kind_of_sequence() -> None:
     assert {b for b, _ in rows} == {0, 51, 52, 53, 54, 55, len(seqlens_q) - 1}
     assert {row for b, row in rows if b == 0} == {0, 127, 128, 150, 299}
     assert len(rows) < 40
-
-
-@pytest.mark.parametrize("command", ["bench", "plan"])
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--scheduler=Persistent"], "Individual, ValidOnlyIndividual, ValidOnlyPersistent, auto"),
-        (["--scheduler=Individual,"], "got ''"),
-        (["--varlen", "--varlen_dist=zpf"], "zipf, normal, uniform, lognormal, constant"),
-        (["--varlen_dist=zipf"], "--varlen"),
-        (["--dtype=int8"], "bfloat16"),
-        (["--backend=tpu"], "cpu"),
-        (["--batch=-1"], "batch"),
-        (["--batch=many"], "invalid integer value: 'many'"),
-        (["--seq_len_qo=-5"], "-5"),
-        (["--batch=2", "--seq_len_qo=2147483647"], "2147483647"),
-        (["--seq_len_qo=99999999999999999999"], "2147483647"),
-        (["--num_heads_q=4", "--num_heads_kv=3"], "multiple"),
-        (["--head_size_vo=77"], "head_dim"),
-        (["--threads=0"], ">= 1"),
-        (["--window_left=-2"], "window"),
-        (["--varlen", "--seq_len_kv=9"], "--seq_len_kv"),
-        (["--varlen", "--varlen_dist=zipf", "--kv_equals_q=0"], "--kv_equals_q"),
-        (["--trace=missing.csv"], "missing.csv"),
-        (["--trace=missing.csv", "--varlen_dist=zipf"], "--trace"),
-        (["--json=missing/folder/file.json"], "missing/folder"),
-        (["--pack_gqa=2"], "'auto', '0', '1'"),
-        (["--verify=2"], "--verify"),
-        (["--batc=2"], "--batc=2"),
-        (["stray"], "stray"),
-    ],
-)
-def test_bad_options(
-    command: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main([command, *options]) == 2
-    stderr = capsys.readouterr().err
-    assert stderr.count("\n") == 1
-    assert message.replace("'", "") in stderr.replace("'", "")
-    assert stderr.startswith("exactile")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--iterations=0"], "--iterations"),
-        (["--warmup=-1"], "--warmup"),
-        (["--backend=cuda"], "--backend=cuda"),
-    ],
-)
-def test_bad_bench_options(
-    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["bench", *SMALL, *options]) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,9 +227,37 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for words in exactile.__version__, exactile.info()["include_dir"], "cpu", "threads":
         assert words in text
+    for name, backend in exactile.info()["backends"].items():
+        state = "available" if backend["available"] else f"not available: {backend['reason']}"
+        assert f"\n{name:<13} {state}" in text
 
 
-@pytest.mark.parametrize("command", [[], ["bench"], ["plan"], ["info"]])
+def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info == json.loads(json.dumps(exactile.info()))
+
+
+def test_names_of_any_bytes_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exactile, "info", lambda: INFO_ON_A_GPU | {"include_dir": "/\udcff"})
+    assert cli.main(["info"]) == 0
+    assert "\\udcff" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["--version"])
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out == f"exactile {exactile.__version__}\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "exactile", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"exactile {exactile.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["bench"], ["plan"], ["info"], ["completion"]])
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli.main([*command, "--help"])
@@ -300,7 +282,7 @@ class Terminal(io.StringIO):
 def test_progress_bar_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in Terminal(), io.StringIO():
         monkeypatch.setattr(sys, "stderr", stream)
-        with cli._progress(4, after_s=0.01) as progress:
+        with report.progress_bar(4, after_s=0.01) as progress:
             for step in range(3):
                 progress(f"step {step}")
             time.sleep(0.1)
@@ -311,54 +293,113 @@ def test_progress_bar_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
             assert stream.getvalue() == ""
 
 
-@pytest.mark.parametrize("options", [["--compare"], ["--is_causal"], ["--varlen", "--batch=3000"]])
-def test_plot(options: list[str], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "tiles.png"
-    assert cli.main(["plan", *SMALL, *options, f"--plot={path}"]) == 0
-    assert path.read_bytes().startswith(b"\x89PNG")
+# --- a machine with a GPU ------------------------------------------------------------------------
+
+INFO_ON_A_GPU = exactile.info()
+INFO_ON_A_GPU["backends"] = INFO_ON_A_GPU["backends"] | {
+    "cuda": INFO_ON_A_GPU["backends"]["cuda"] | {"available": True, "reason": None}
+}
 
 
-def test_plot_counts_the_tiles_of_the_plan() -> None:
-    from exactile.plot import n_blocks
+def test_auto_is_the_gpu_where_one_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(exactile, "info", lambda: INFO_ON_A_GPU)
+    (plan,) = plans(tmp_path, *GOLDEN, "--backend=auto")
+    assert plan["backend"] == "cuda"
+    assert cli.main(["plan", "--dtype=fp32"]) == 2
 
-    for pack_gqa in False, True:
-        plan = exactile.plan(
-            seqlens_q=[0, 5, 129, 400], seqlens_k=[7, 0, 100, 900],
-            num_heads_q=8, num_heads_kv=2, head_dim=64, dtype="float32",
-            window=(70, 3), scheduler="ValidOnlyIndividual", pack_gqa=pack_gqa,
-        )  # fmt: skip
-        grid = n_blocks(plan)
-        assert grid.shape == (4, plan.max_m_blocks)
-        assert (grid >= 0).sum() == plan.num_records
-        assert (grid[1] == [0] + [-1] * (plan.max_m_blocks - 1)).all()
+
+def test_auto_says_why_it_is_not_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exactile, "info", lambda: INFO_ON_A_GPU)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    assert cli.main(["bench", *SMALL, "--backend=auto"]) == 0
+    assert "--backend=auto is cpu: PyTorch, which" in capsys.readouterr().out
+    assert cli.main(["bench", *SMALL]) == 0
+    assert "PyTorch" not in capsys.readouterr().out
+
+
+# --- what is printed where -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "cases"), [("bench", 3), ("plan", 3)])
+def test_json_to_standard_output(
+    command: str, cases: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, *SMALL, "--compare", "--json=-"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["plan"]["batch"] for line in out.splitlines()] == [5] * cases
+    assert "5 sequences" in err
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("chosen", "lines"),
     [
-        (["--plot=missing/folder/tiles.png"], "missing/folder"),
-        (["--plot=tiles.nonsense"], "nonsense"),
-        (["--plot=tiles.png", "--batch=0"], "cells"),
+        ([], 1),
+        (["--compare"], 1),
+        (["--scheduler=individual,auto"], 1),
+        (["--scheduler=ValidOnlyIndividual"], 0),
+        (["--scheduler=auto"], 0),
     ],
 )
-def test_bad_plot(
-    options: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_baseline_is_named_once(
+    chosen: list[str], lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["plan", *SMALL, *options]) == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert cli.main(["bench", *SMALL, *chosen]) == 0
+    text = capsys.readouterr().out
+    assert text.count("baseline    Individual") == lines
+    assert text.count("--scheduler=auto would choose ValidOnlyPersistent, ") == lines
 
 
-def test_plot_without_matplotlib(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert cli.main(["plan", *SMALL, "--plot=tiles.png"]) == 2
-    assert "pip install exactile[plot]" in capsys.readouterr().err
+def exactile_with(
+    *arguments: str, stdout: Any = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`exactile` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "exactile", *arguments],
+        env=os.environ | environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [["plan", "--backend=cpu"], ["info"], ["completion", "bash"]])
+def test_a_broken_pipe_is_quiet(command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = exactile_with(*command, stdout=pipe)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written() -> None:
+    with open("/dev/full", "w") as full:
+        done = exactile_with("plan", "--backend=cpu", stdout=full)
+    assert done.returncode == 2
+    assert done.stderr == "exactile plan: error: [Errno 28] No space left on device\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: Any, **__: Any) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(cli, "measure", bug)
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(["bench", *SMALL])
+
+
+def test_traceback_of_a_users_error() -> None:
+    for arguments, environment in (
+        (["--traceback"], {}),
+        ([], {"EXACTILE_TRACEBACK": "1"}),
+    ):
+        done = exactile_with("plan", "--head_size_vo=77", *arguments, **environment)
+        assert done.returncode == 2
+        assert done.stderr.startswith("Traceback")
+        assert "\nexactile plan: error: expected (--head_size_qk, --head_size_vo)" in done.stderr
+    quiet = exactile_with("plan", "--head_size_vo=77", EXACTILE_TRACEBACK="0")
+    assert quiet.stderr.count("\n") == 1

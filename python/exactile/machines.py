@@ -41,6 +41,10 @@ class Host:
         run()
         return (time.perf_counter_ns() - start_ns) / 1e6
 
+    def available_bytes(self) -> int | None:
+        """Memory of the device that can be had; None: the host's own."""
+        return None
+
     def describe(self) -> dict[str, str]:
         """Name of the processor."""
         return {"name": processor_name()}
@@ -61,7 +65,7 @@ class Gpu:
         except ImportError:
             raise ImportError("--backend=cuda: pip install torch, which holds the data") from None
         if not torch.cuda.is_available():
-            raise ImportError("--backend=cuda: this PyTorch finds no GPU")
+            raise ImportError("--backend=cuda: this PyTorch finds no GPU; --backend=cpu needs none")
         self.torch: Any = torch
         self.cold = torch.empty(COLD_BYTES, dtype=torch.uint8, device="cuda")
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -94,6 +98,10 @@ class Gpu:
         end.record()
         cuda.synchronize()
         return float(start.elapsed_time(end))
+
+    def available_bytes(self) -> int | None:
+        """Memory of the device that can be had."""
+        return int(self.torch.cuda.mem_get_info()[0])
 
     def describe(self) -> dict[str, str]:
         """Name, driver and clock of the GPU; the latter two where nvidia-smi is."""
@@ -143,6 +151,11 @@ class Sycl:
         run()
         self.queue.wait()
         return (time.perf_counter_ns() - start_ns) / 1e6
+
+    def available_bytes(self) -> int | None:
+        """Memory of the device, used or not; None: the host's own."""
+        info = _sycl.device_info(self.queue)
+        return None if info["is_cpu"] else int(info["memory_bytes"])
 
     def describe(self) -> dict[str, str]:
         """Name and driver of the device."""

@@ -1,23 +1,37 @@
-"""Report: what the command line prints of a benchmark, and the files that it writes."""
+"""Report: what the command line prints, and the files that it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from exactile import plot
 from exactile.bench import Data, Result
-from exactile.machines import Gpu, Machine
+from exactile.machines import Gpu, Machine, processor_name
 from exactile.plan import Plan
 from exactile.timeline import PHASES, Timeline, record, write_trace
 
 
 class JsonLines:
-    """Appends whole lines to a file that is opened, and so known to be writable, beforehand."""
+    """Appends whole lines to a file that is opened, and so known to be writable, beforehand.
+
+    Parameters
+    ----------
+    path : str or None
+        ``"-"``: standard output, and what is printed for people goes to standard error. None: no
+        lines.
+    """
 
     def __init__(self, path: str | None) -> None:
-        self.file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
+        self.standard = path == "-"
+        self.file = sys.stdout if self.standard else None
+        if path and not self.standard:
+            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def __enter__(self) -> JsonLines:
         return self
@@ -28,9 +42,36 @@ class JsonLines:
             self.file.write(line + "\n")
             self.file.flush()
 
+    def print(self, text: str) -> None:
+        """Print text for people."""
+        print(text, file=sys.stderr if self.standard else sys.stdout, flush=True)
+
     def __exit__(self, *_: object) -> None:
-        if self.file:
+        if self.file and not self.standard:
             self.file.close()
+
+
+@contextmanager
+def progress_bar(steps: int, after_s: float = 2) -> Iterator[Callable[[str], None]]:
+    """Show a bar on stderr after a while; none when stderr is not a terminal."""
+    done, start, labels = threading.Event(), time.monotonic(), [""]
+
+    def draw() -> None:
+        while not done.wait(0.5 if time.monotonic() - start > after_s else after_s):
+            bar = "#" * (24 * (len(labels) - 2) // steps)
+            text = f"[{bar:.<24}] {time.monotonic() - start:.0f} s  {labels[-1]}"
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    if sys.stderr.isatty():
+        thread.start()
+    try:
+        yield labels.append
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
 
 
 class TimelineFiles:
@@ -86,6 +127,24 @@ class TimelineFiles:
         yield f"{self.path} (ui.perfetto.dev), {self.picture}"
 
 
+def batch_text(plans: Sequence[Plan]) -> str:
+    """What is common to plans of one batch; all there is to say of a single one."""
+    summary = plans[0].summary()
+    return summary if len(plans) == 1 else summary.partition("\nscheduler")[0]
+
+
+def baseline_text(auto: Plan) -> str:
+    """What `Individual` is there for, and what the planner would choose."""
+    group = auto.num_heads_q // auto.num_heads_kv
+    choice = f"{auto.scheduler}, {auto.order}"
+    choice += f", {group} heads a tile" * auto.pack_gqa
+    choice += ", short sequences packed" * auto.pack_sequences
+    return (
+        "baseline    Individual, the padded grid, is what others are compared with;\n"
+        f"            --scheduler=auto would choose {choice}: {auto.launched:,} work-groups"
+    )
+
+
 def result_table(results: Sequence[Result]) -> Iterable[str]:
     """Lines of text: a row per case, and one per peer."""
     header = ["scheduler", "launched", "valid", "empty", "median ms", "spread", "TFLOP/s", "GB/s"]
@@ -127,3 +186,49 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 def failed(result: Result) -> bool:
     """Whether a result was verified and is wrong."""
     return result.verification is not None and not result.verification.passed
+
+
+def info_table(info: dict[str, Any]) -> Iterable[str]:
+    """Lines of text: what `exactile.info` found."""
+    rows = {"version": info["version"], "headers": info["include_dir"]}
+    rows["processor"] = processor_name()
+    for name, backend in info["backends"].items():
+        rows[name] = f"not available: {backend['reason']}" if backend["reason"] else "available"
+        if backend.get("isa"):
+            isas = ", ".join(backend["isas"])
+            rows[name] += f": {backend['isa']} (of {isas}), {backend['threads']} threads"
+        rows |= _DETAILS[name](backend) if name in _DETAILS else {}
+    for name, text in rows.items():
+        yield f"{name:<13} {text}"
+
+
+def _cuda_details(cuda: dict[str, Any]) -> dict[str, str]:
+    nvrtc = cuda["nvrtc"]
+    rows = {
+        "  kernels": f"{cuda['kernels']} in the wheel",
+        "  cache": cuda["cache_dir"] or "none: memory only",
+        "  NVRTC": f"{nvrtc['version']}, {nvrtc['path']}" if nvrtc else cuda["nvrtc_reason"],
+    }
+    for i, device in enumerate(cuda["devices"]):
+        major, minor = device["compute_capability"]
+        rows[f"  device {i}"] = (
+            f"{device['name']}, sm_{major}{minor}, {device['multiprocessors']} SMs, "
+            f"{device['memory_bytes'] >> 30} GiB, driver {cuda['driver']}"
+        )
+    return rows
+
+
+def _sycl_details(sycl: dict[str, Any]) -> dict[str, str]:
+    if not sycl["runtime"]:
+        return {}
+    rows = {" runtime": f"{sycl['runtime']}, {sycl['kernels']} kernels in the wheel"}
+    for i, device in enumerate(sycl["devices"]):
+        rows[f" device {i}"] = (
+            f"{device['name']}, {device['compute_units']} compute units, "
+            f"{device['memory_bytes'] >> 30} GiB, driver {device['driver']}, "
+            f"{device['kernel']} kernel"
+        )
+    return rows
+
+
+_DETAILS = {"cuda": _cuda_details, "sycl": _sycl_details}
