@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from exactile import _core, cli
+from test_plan import CUDA_BLOCK_M, ZIPF_GRID
 
 README = Path(__file__).parent.parent / "README.md"
 MARK = "<!-- support: written by tests/test_readme.py -->\n"
@@ -31,12 +32,15 @@ def test_support_table():
     assert MARK + "\n" + support_table() in README.read_text()
 
 
-def test_the_first_command_runs(capsys):
-    command = re.search(r"^pip install \. && (exactile bench .*)$", README.read_text(), re.M)
-    arguments = shlex.split(command[1])[1:]
-    plan_only = [a for a in arguments[1:] if "iterations" not in a]
-    assert cli.main(["plan", *plan_only]) == 0
-    assert "3,808 launched" in capsys.readouterr().out
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_the_first_command_launches_what_the_readme_says(backend, capsys):
+    text = README.read_text()
+    command = re.search(r"^pip install \. && (exactile bench .*)$", text, re.M)
+    tiles = ZIPF_GRID[128 if backend == "cpu" else CUDA_BLOCK_M][1]
+    assert cli.main(["plan", *shlex.split(command[1])[2:], f"--backend={backend}"]) == 0
+    assert f"{tiles:,} launched, {tiles:,} with work, 0 empty" in capsys.readouterr().out
+    for padded, valid in ZIPF_GRID.values():
+        assert re.search(rf"\b{valid:,} (work-groups )?of\s[^;.]*{padded:,}", text)
 
 
 @pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README.read_text(), re.S))
