@@ -1,5 +1,5 @@
-// src/bindings.cpp - arrays and names in, Plan out. With arrays.cpp the only code that knows
-// Python.
+// src/bindings.cpp - arrays and names in, Plan out. With arrays.cpp and python_threads.hpp the only
+// code that knows Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -15,6 +15,7 @@
 #include "cuda/launch.hpp"
 #include "plan.hpp"
 #include "prefill.hpp"
+#include "python_threads.hpp"
 #include "support.hpp"
 #include "sycl/bindings.hpp"
 
@@ -82,7 +83,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
                               .stream = stream};
   }
   if (order) request.order = from_name<ListOrder>(*order, kOrderNames, "plan: order");
-  nb::gil_scoped_release release;
+  const GilRelease release;
   return make_plan(request);
 }
 
@@ -96,8 +97,9 @@ void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::n
       .lse = lse ? lse->data() : nullptr,
       .softmax_scale = softmax_scale,
       .stream = stream,
+      .check = check_signals,
   };
-  nb::gil_scoped_release release;
+  const GilRelease release;
   run_plan(plan, args);
 }
 
@@ -116,7 +118,7 @@ void run_torch(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::h
       .timeline = reinterpret_cast<void*>(timeline),
       .timeline_bytes = timeline_bytes,
   };
-  nb::gil_scoped_release release;
+  const GilRelease release;
   run_plan(plan, args);
 }
 

@@ -38,6 +38,9 @@ struct PrefillArgs {
   void* timeline = nullptr;        ///< CUDA, for tests: PrefillParams::timeline, or null
   int64_t timeline_bytes = 0;      ///< of the memory there
   int32_t* work_groups = nullptr;  ///< SYCL, for tests: PrefillParams::work_groups
+  /// CPU: called on the caller's thread between tiles, twenty times a second; may throw, which ends
+  /// the run. Or null.
+  void (*check)() = nullptr;
 };
 
 /// Throws std::invalid_argument for arrays that do not fit the plan or one another.

@@ -219,9 +219,12 @@ class Plan:
             An array does not fit the plan or another array. Nothing has been written.
         TypeError
             An argument is no array that can be used.
+        MemoryError
+            No memory for the result or, on the CPU, for a thread; `out` may be partly written then.
         RuntimeError
-            CUDA: no driver, no kernel and no compiler for it, or a driver call that failed. SYCL:
-            no runtime, no device, one that lacks what the kernel needs, or a failed compilation.
+            CPU: a thread could not be started; nothing has been written. CUDA: no driver, no kernel
+            and no compiler for it, or a driver call that failed. SYCL: no runtime, no device, one
+            that lacks what the kernel needs, or a failed compilation.
 
         Notes
         -----
@@ -230,7 +233,9 @@ class Plan:
         returns then too, but for arrays known by DLPack alone, whose results it waits for.
 
         Deterministic: the same call gives the same bits, whatever the scheduler, the threads and,
-        without `pack_sequences`, the rest of the batch. The GIL is released.
+        without `pack_sequences`, the rest of the batch. The GIL is released. On the CPU runs of
+        several threads share the helper threads, and signals are answered between tiles: Ctrl-C
+        ends a run and leaves `out` partly written.
         """
         if softmax_scale is None:
             softmax_scale = self.head_dim**-0.5

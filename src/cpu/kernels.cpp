@@ -22,9 +22,10 @@ static void work_group(const PrefillParams& params, const void* schedule, int32_
 
 #define EXACTILE_ROW(Element)                                                 \
   {work_group<Element, Individual>, work_group<Element, ValidOnlyIndividual>, \
-   work_group<Element, ValidOnlyPersistent>}
+   work_group<Element, Resumable>}
 
-/// Rows in the order of Dtype, columns in the order of SchedulerKind.
+/// Rows in the order of Dtype, columns in the order of SchedulerKind: Resumable is what
+/// ValidOnlyPersistent is here.
 extern const KernelTable kKernelTable;
 const KernelTable kKernelTable = {
     .isa = EXACTILE_STRING(EXACTILE_CPU_ISA),

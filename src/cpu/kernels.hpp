@@ -3,10 +3,10 @@
 
 #include <exactile/cpu/params.hpp>
 #include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/persistent.hpp>
 #include <exactile/scheduler/valid_only.hpp>
 
 #include "../types.hpp"
+#include "resumable.hpp"
 
 namespace exactile::cpu {
 

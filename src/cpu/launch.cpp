@@ -69,42 +69,66 @@ std::vector<const KernelTable*> tables_that_run_here() {
   return tables;
 }
 
-/// The best table, or the one that EXACTILE_CPU_ISA names. Chosen once.
-const KernelTable& kernel_table() {
-  static const KernelTable& chosen = *[] {
-    const auto tables = tables_that_run_here();
-    const char* const wanted = std::getenv("EXACTILE_CPU_ISA");
-    if (!wanted || !*wanted) return tables.front();
-    std::string list;
-    for (const KernelTable* table : tables) {
-      if (std::string_view(table->isa) == wanted) return table;
-      list += (list.empty() ? "" : ", ") + std::string(table->isa);
-    }
-    throw std::invalid_argument("EXACTILE_CPU_ISA: expected one of " + list + ", got '" + wanted +
-                                "'");
-  }();
-  return chosen;
+/// The best table, or the one that EXACTILE_CPU_ISA names.
+const KernelTable& choose_kernel_table() {
+  const auto tables = tables_that_run_here();
+  const char* const wanted = std::getenv("EXACTILE_CPU_ISA");
+  if (!wanted || !*wanted) return *tables.front();
+  std::string list;
+  for (const KernelTable* table : tables) {
+    if (std::string_view(table->isa) == wanted) return *table;
+    list += (list.empty() ? "" : ", ") + std::string(table->isa);
+  }
+  throw std::invalid_argument("EXACTILE_CPU_ISA: expected one of " + list + ", got '" + wanted +
+                              "'");
 }
 
-/// Working memory of the calling thread, grown on need, freed with the thread. `launch`: another
-/// number for each launch; the first call with it empties what the memory holds.
-void* thread_buffer(int64_t bytes, int64_t launch) {
+/// Chosen once. Not a static of the function: a process that forks meanwhile would leave the guard
+/// of that locked in its child.
+const KernelTable& kernel_table() {
+  static constinit std::atomic<const KernelTable*> chosen{nullptr};
+  if (!chosen) chosen = &choose_kernel_table();
+  return *chosen;
+}
+
+/// Working memory of one thread, kept from launch to launch.
+class ThreadBuffer {
+ public:
+  /// `launch`: another number for each launch; what the memory holds from another one is emptied.
+  void* get(int64_t bytes, int64_t launch) {
+    if (size_ < bytes) {
+      constexpr int64_t kPage = 4096;
+      const int64_t rounded = (bytes + kPage - 1) / kPage * kPage;
+      clear();
+      memory_.reset(std::aligned_alloc(kPage, rounded));
+      if (!memory_) throw std::bad_alloc();
+      size_ = rounded;
+    }
+    if (launch_ != launch) *static_cast<Staged*>(memory_.get()) = {};
+    launch_ = launch;
+    return memory_.get();
+  }
+
+  /// Frees what is too large to be kept: copies of K and V for sequences beyond 100,000 keys.
+  void clear_if_large() {
+    constexpr int64_t kKeptBytes = 64 << 20;
+    if (size_ > kKeptBytes) clear();
+  }
+
+ private:
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
-  thread_local std::unique_ptr<void, Free> buffer;
-  thread_local int64_t size = 0, last_launch = 0;
-  if (size < bytes) {
-    constexpr int64_t kPage = 4096;
-    const int64_t rounded = (bytes + kPage - 1) / kPage * kPage;
-    buffer.reset(std::aligned_alloc(kPage, rounded));
-    size = buffer ? rounded : 0;
-    if (!buffer) throw std::bad_alloc();
+
+  void clear() {
+    memory_.reset();
+    size_ = launch_ = 0;
   }
-  if (last_launch != launch) *static_cast<Staged*>(buffer.get()) = {};
-  last_launch = launch;
-  return buffer.get();
-}
+
+  std::unique_ptr<void, Free> memory_;
+  int64_t size_ = 0, launch_ = 0;
+};
+thread_local ThreadBuffer thread_buffer;
 
 /// Output that is far larger than a core's cache is written past it, where every row is made of
 /// whole cache lines: 1.1-1.3x on 512 sequences of 34.
@@ -126,27 +150,71 @@ PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
   return params;
 }
 
+/// The tiles of one launch, which threads take from a shared counter.
+class Launch {
+ public:
+  Launch(const Plan& plan, const PrefillArgs& args)
+      : plan_(plan),
+        params_(make_params(plan, args)),
+        work_group_(kernel_table().work_group[int(plan.dtype)][int(plan.scheduler)]),
+        scratch_bytes_(kernel_table().scratch_bytes[int(plan.dtype)](params_)),
+        grid_(padded_grid(plan, plan.cu_seqlens_q.data(), plan.cu_seqlens_k.data())),
+        list_(compact_list(plan, plan.records.get())) {}
+
+  /// Run::compute.
+  bool compute(const Turn& turn) {
+    void* const buffer = thread_buffer.get(scratch_bytes_, id_);
+    const bool more = plan_.scheduler == SchedulerKind::kValidOnlyPersistent
+                          ? walk_list(turn, buffer)
+                          : take_work_groups(turn, buffer);
+    if (!more) thread_buffer.clear_if_large();
+    return more;
+  }
+
+ private:
+  /// The counter runs past the end by one for each thread that finds it there.
+  bool walk_list(const Turn& turn, void* buffer) {
+    const auto more = [&] { return std::atomic_ref(counter_) < list_.num_tiles(); };
+    if (!more()) return false;
+    const ResumableList schedule{
+        .counted = {.list = list_, .counter = &counter_},
+        .is_over = [](const void* t) { return static_cast<const Turn*>(t)->is_over(); },
+        .turn = &turn};
+    work_group_(params_, &schedule, 0, buffer);
+    return more();
+  }
+
+  bool take_work_groups(const Turn& turn, void* buffer) {
+    const void* const schedule =
+        plan_.scheduler == SchedulerKind::kIndividual ? &grid_ : static_cast<const void*>(&list_);
+    while (!turn.is_over()) {
+      const int64_t index = next_work_group_++;
+      if (index >= plan_.launched) return false;
+      work_group_(params_, schedule, static_cast<int32_t>(index), buffer);
+    }
+    return true;
+  }
+
+  static inline constinit std::atomic<int64_t> launches{0};
+
+  const Plan& plan_;
+  const PrefillParams params_;
+  const WorkGroupFn work_group_;
+  const int64_t scratch_bytes_;
+  const PaddedGrid grid_;
+  const CompactList list_;
+  const int64_t id_ = ++launches;
+  alignas(64) int32_t counter_ = 0;
+  alignas(64) std::atomic<int64_t> next_work_group_{0};
+};
+
 }  // namespace
 
 void launch(const Plan& plan, const PrefillArgs& args) {
-  const KernelTable& kernels = kernel_table();
-  const int dtype = static_cast<int>(plan.dtype);
-  const PrefillParams params = make_params(plan, args);
-  const PaddedGrid grid = padded_grid(plan, plan.cu_seqlens_q.data(), plan.cu_seqlens_k.data());
-  const CompactList list = compact_list(plan, plan.records.get());
-  alignas(64) int32_t counter = 0;
-  const ValidOnlyPersistent::Params persistent{.list = list, .counter = &counter};
-  const void* const schedule = plan.scheduler == SchedulerKind::kIndividual ? &grid
-                               : plan.scheduler == SchedulerKind::kValidOnlyIndividual
-                                   ? static_cast<const void*>(&list)
-                                   : &persistent;
-  const WorkGroupFn work_group = kernels.work_group[dtype][static_cast<int>(plan.scheduler)];
-  const int64_t bytes = kernels.scratch_bytes[dtype](params);
-  static std::atomic<int64_t> launches{0};
-  const int64_t launch = ++launches;
-  for_each_work_group(plan.workers, plan.launched, [&](int64_t index) {
-    work_group(params, schedule, static_cast<int32_t>(index), thread_buffer(bytes, launch));
-  });
+  Launch launch(plan, args);
+  run_on_threads({.threads = static_cast<int>(std::min<int64_t>(plan.workers, plan.launched)),
+                  .compute = [&](const Turn& turn) { return launch.compute(turn); },
+                  .check = args.check});
 }
 
 std::string isa() { return kernel_table().isa; }
@@ -162,7 +230,7 @@ int hardware_threads() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
 #endif
-  return std::max(1u, std::thread::hardware_concurrency());
+  return std::clamp<int>(std::thread::hardware_concurrency(), 1, kMaxThreads);
 }
 
 }  // namespace exactile::cpu
