@@ -295,18 +295,28 @@ double count_work(const PlanRequest& r, Plan& plan) {
   return plan.pairs > 0 ? weighted_m_blocks / static_cast<double>(plan.pairs) : 0;
 }
 
+/// Working memory of write_sorted_tiles.
+struct SortMemory {
+  std::vector<TileRecord> natural;
+  std::vector<int32_t> cost, start;
+};
+
 void write_list(const TileListSpec& spec, Plan& plan) {
   plan.records = std::make_unique_for_overwrite<TileRecord[]>(plan.num_records);
   if (plan.order == ListOrder::kNatural) return write_tiles(spec, plan.records.get());
-  // Kept by the thread: fresh memory would cost more than the sort.
-  thread_local std::vector<TileRecord> natural;
-  thread_local std::vector<int32_t> cost, start(kMaxCost + 1);
-  if (natural.size() < static_cast<std::size_t>(plan.num_records)) {
-    natural.resize(plan.num_records);
-    cost.resize(plan.num_records);
+  // Kept by the thread, up to 20 MiB: fresh memory would cost more than the sort.
+  constexpr int64_t kKeptRecords = 1 << 20;
+  thread_local SortMemory kept;
+  SortMemory fresh;
+  SortMemory& memory = plan.num_records <= kKeptRecords ? kept : fresh;
+  if (memory.natural.size() < static_cast<std::size_t>(plan.num_records)) {
+    memory.natural.resize(plan.num_records);
+    memory.cost.resize(plan.num_records);
   }
-  write_sorted_tiles(spec, plan.order, plan.records.get(),
-                     {.natural = natural.data(), .cost = cost.data(), .start = start.data()});
+  memory.start.resize(kMaxCost + 1);
+  write_sorted_tiles(
+      spec, plan.order, plan.records.get(),
+      {.natural = memory.natural.data(), .cost = memory.cost.data(), .start = memory.start.data()});
 }
 
 }  // namespace
