@@ -10,6 +10,7 @@
 
 #include "arrays.hpp"
 #include "cpu/launch.hpp"
+#include "cpu/thread_pool.hpp"
 #include "cuda/bindings.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/launch.hpp"
@@ -213,6 +214,7 @@ NB_MODULE(_core, m) {
         "device_lengths"_a.none() = nb::none(), "sycl_kernel"_a = kSyclKernelNames[0]);
   m.def("isa", &cpu::isa);
   m.def("available_isas", &cpu::available_isas);
+  m.attr("MAX_THREADS") = cpu::kMaxThreads;
   m.def("hardware_threads", &cpu::hardware_threads);
   m.def("support", &support);
   cuda::bind(m);

@@ -148,11 +148,3 @@ def test_torch_tensor_that_requires_grad():
     q = torch.zeros(4, 2, 64)
     with pytest.raises(ValueError, match="k not to require grad"):
         exactile.varlen_prefill(q, q.clone().requires_grad_(), q, [0, 4])
-
-
-def test_threads(monkeypatch):
-    with pytest.raises(ValueError, match="at least 1 thread, got 0"):
-        exactile.set_num_threads(0)
-    monkeypatch.setenv("EXACTILE_NUM_THREADS", "many")
-    with pytest.raises(ValueError, match="positive integer, got 'many'"):
-        exactile.get_num_threads()

@@ -230,6 +230,24 @@ def test_memory_that_runs_out():
     """)
 
 
+def test_planning_leaves_no_large_memory_in_the_thread():
+    """Four million records are sorted in 80 MiB."""
+    run_python("""
+        def resident_bytes():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * resource.getpagesize()
+        def plan_ones(sequences):
+            cu_seqlens = np.arange(sequences + 1, dtype=np.int32)
+            exactile.plan(cu_seqlens, num_heads_q=1, num_heads_kv=1, head_dim=64, dtype="float32",
+                          scheduler="ValidOnlyIndividual", order="longest_first")
+        plan_ones(1000)
+        before = resident_bytes()
+        plan_ones(4_000_000)
+        left_mib = (resident_bytes() - before) >> 20
+        assert left_mib < 40, left_mib
+    """)
+
+
 def test_interpreter_ends_before_the_run_of_a_daemon_thread():
     run_python("""
         class Late:
