@@ -17,6 +17,7 @@
 #include "plan.hpp"
 #include "prefill.hpp"
 #include "python_threads.hpp"
+#include "result_memory.hpp"
 #include "support.hpp"
 #include "sycl/bindings.hpp"
 
@@ -130,6 +131,14 @@ auto view(nb::handle owner, const void* data, Shape... shape) {
                                                {static_cast<std::size_t>(shape)...}, owner);
 }
 
+/// Uninitialised memory for a result, as bytes.
+nb::ndarray<nb::numpy, uint8_t> result_memory(int64_t bytes) {
+  ResultBlock* const block = take_result_block(bytes);
+  const nb::capsule owner(
+      block, [](void* p) noexcept { give_back_result_block(static_cast<ResultBlock*>(p)); });
+  return {block->data, {static_cast<std::size_t>(bytes)}, owner};
+}
+
 nb::list support() {
   nb::list rows;
   for (const SupportRow& row : support_rows()) {
@@ -216,6 +225,9 @@ NB_MODULE(_core, m) {
   m.def("available_isas", &cpu::available_isas);
   m.attr("MAX_THREADS") = cpu::kMaxThreads;
   m.def("hardware_threads", &cpu::hardware_threads);
+  m.def("result_memory", &result_memory);
+  m.def("kept_result_bytes", &kept_result_bytes);
+  m.def("empty_result_cache", &empty_result_cache);
   m.def("support", &support);
   cuda::bind(m);
   sycl::bind(m);

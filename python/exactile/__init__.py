@@ -13,6 +13,7 @@ from pathlib import Path as _Path
 from typing import Any
 
 from exactile import _core, _sycl, workloads
+from exactile._arrays import empty_result_cache
 from exactile.api import varlen_prefill
 from exactile.plan import BACKENDS, SCHEDULERS, Plan, plan
 from exactile.scheduler import Scheduler
@@ -26,6 +27,7 @@ __all__ = [
     "Plan",
     "Scheduler",
     "cmake_dir",
+    "empty_result_cache",
     "get_num_threads",
     "include_dir",
     "info",

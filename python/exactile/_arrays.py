@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exactile import _core
+
+LARGE_BYTES = 4 << 20
+"""Results from here on lie in memory that is kept for the next one (`empty_result_cache`). Smaller
+ones the allocators of numpy and torch keep: a run takes 1.05 to 1.2 times as with ``out=``."""
+
 Array = Any
 """numpy.ndarray, torch.Tensor, or anything with ``__dlpack__``."""
 
@@ -67,19 +73,37 @@ def storage(x: Array) -> Array:
 
 def empty_like(x: Array, shape: tuple[int, ...], *, dtype: str | None = None) -> Array:
     """An uninitialised CPU array: torch for torch, else numpy (see `give_back`)."""
-    if is_torch(x):
-        torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=x.dtype if dtype is None else getattr(torch, dtype))
-    return aligned_empty(shape, np.dtype(dtype or x.dtype))
+    if not is_torch(x):
+        return aligned_empty(shape, np.dtype(dtype or x.dtype))
+    torch = sys.modules["torch"]
+    torch_dtype = x.dtype if dtype is None else getattr(torch, dtype)
+    size = math.prod(shape) * torch_dtype.itemsize
+    if size < LARGE_BYTES:
+        return torch.empty(shape, dtype=torch_dtype, device="cpu")
+    return torch.from_numpy(_core.result_memory(size)).view(torch_dtype).view(shape)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """As `numpy.empty`, but begins at a cache line, so that rows can be written past the caches."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
+    if size >= LARGE_BYTES:
+        return _core.result_memory(size).view(dtype).reshape(shape)
     memory = np.empty(size + 63, np.uint8)
     begin = -memory.ctypes.data % 64
     return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
+def empty_result_cache() -> None:
+    """Give the memory that freed results have left back to the system.
+
+    Results on the CPU of 4 MiB and more lie in memory of exactile's own. When the last array over
+    it is gone it is kept for a next result of about that size, since fresh memory costs up to twice
+    the time of attention over short sequences. At most 256 MiB are kept, or as many as the
+    environment variable ``EXACTILE_RESULT_CACHE_MIB`` says; 0: none. Results in use are not
+    counted, and are not touched by this function.
+    """
+    _core.empty_result_cache()
 
 
 def give_back(result: Array, like: Array) -> Array:
