@@ -135,7 +135,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const PaddedGrid grid = padded_grid(plan, plan.cu_seqlens_q.data(), plan.cu_seqlens_k.data());
   const CompactList list = compact_list(plan, plan.records.get());
   alignas(64) int32_t counter = 0;
-  const ValidOnlyPersistent::Params persistent{.list = list, .counter = &counter};
+  const CountedList persistent = counted_list(plan, list, &counter);
   const void* const schedule = plan.scheduler == SchedulerKind::kIndividual ? &grid
                                : plan.scheduler == SchedulerKind::kValidOnlyIndividual
                                    ? static_cast<const void*>(&list)
