@@ -30,6 +30,8 @@ using UserSchedulerFields = std::tuple<std::string, std::string, std::string>;
 /// Addresses of cu_seqlens_q and cu_seqlens_k, device, stream.
 using DeviceLengthFields = std::tuple<uint64_t, uint64_t, int, uint64_t>;
 using Lse = nb::ndarray<float, nb::ndim<2>, nb::c_contig>;
+/// WalkedTiles.
+using WalkFields = std::tuple<Lengths, Lengths>;
 
 std::span<const int32_t> span_of(const Lengths& lengths) {
   return {lengths.data(), lengths.shape(0)};
@@ -87,7 +89,8 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
 }
 
 void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::ndarray<> out,
-         const std::optional<Lse>& lse, double softmax_scale, uint64_t stream) {
+         const std::optional<Lse>& lse, double softmax_scale, uint64_t stream,
+         const std::optional<WalkFields>& walk) {
   const PrefillArgs args{
       .q = array_ref(q, plan.dtype, "q"),
       .k = array_ref(k, plan.dtype, "k"),
@@ -96,6 +99,9 @@ void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::n
       .lse = lse ? lse->data() : nullptr,
       .softmax_scale = softmax_scale,
       .stream = stream,
+      .walk = walk ? WalkedTiles{.begins = span_of(std::get<0>(*walk)),
+                                 .tiles = span_of(std::get<1>(*walk))}
+                   : WalkedTiles{},
   };
   nb::gil_scoped_release release;
   run_plan(plan, args);
@@ -156,6 +162,13 @@ NB_MODULE(_core, m) {
                                              : name_of(p.scheduler, kSchedulerNames);
                    })
       .def_prop_ro("policy", [](const Plan& p) { return name_of(p.scheduler, kSchedulerNames); })
+      .def_prop_ro("user_scheduler",
+                   [](const Plan& p) -> std::optional<UserSchedulerFields> {
+                     if (!p.user_scheduler) return std::nullopt;
+                     const UserScheduler& own = *p.user_scheduler;
+                     return UserSchedulerFields{own.name, own.source,
+                                                name_of(own.like, kSchedulerNames)};
+                   })
       .def_prop_ro("order", [](const Plan& p) { return name_of(p.order, kOrderNames); })
       .def_prop_ro("backend", [](const Plan& p) { return name_of(p.backend, kBackendNames); })
       .def_prop_ro("dtype", [](const Plan& p) { return name_of(p.dtype, kDtypeNames); })
@@ -200,7 +213,8 @@ NB_MODULE(_core, m) {
                      return view(self, plan.records.get(), plan.records ? plan.num_records : 0, 4);
                    })
       .def("run", &run, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
-           "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a, "stream"_a = 0)
+           "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a, "stream"_a = 0,
+           "walk"_a.none() = nb::none())
       .def("run_torch", &run_torch, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a, "softmax_scale"_a,
            "stream"_a, "timeline"_a = 0, "timeline_bytes"_a = 0)
       .def_prop_ro("timeline_bytes", &cuda::timeline_bytes);

@@ -63,6 +63,15 @@ void check_device(Backend backend, const Device& device) {
   }
 }
 
+/// The walk's maker has checked that each tile is there once.
+void check_walk(const Plan& plan, const WalkedTiles& walk) {
+  if (!plan.user_scheduler) return;
+  if (static_cast<int64_t>(walk.begins.size()) != plan.launched + 1 ||
+      static_cast<int64_t>(walk.tiles.size()) != walk.begins.back()) {
+    fail("expected the walked tiles of a Scheduler of your own");
+  }
+}
+
 }  // namespace
 
 void check_args(const Plan& plan, const PrefillArgs& args) {
@@ -83,7 +92,10 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
 
 void run_plan(const Plan& plan, const PrefillArgs& args) {
   check_args(plan, args);
-  if (plan.backend == Backend::kCpu) return cpu::launch(plan, args);
+  if (plan.backend == Backend::kCpu) {
+    check_walk(plan, args.walk);
+    return cpu::launch(plan, args);
+  }
   if (const std::string refused = cuda::refusal(args); !refused.empty()) fail(refused);
   cuda::launch(plan, args);
 }

@@ -27,6 +27,12 @@ struct ArrayRef {
   Device device;
 };
 
+/// Tiles of a user's own policy, walked beforehand, by work-group. The CPU launches them.
+struct WalkedTiles {
+  std::span<const int32_t> begins;  ///< (launched + 1,): where a work-group's tiles begin
+  std::span<const int32_t> tiles;   ///< (valid,): indices of the plan's TileOrder
+};
+
 struct PrefillArgs {
   ArrayRef q;            ///< (total_q, num_heads_q, head_dim)
   ArrayRef k;            ///< (total_k, num_heads_kv, head_dim)
@@ -38,6 +44,7 @@ struct PrefillArgs {
   void* timeline = nullptr;        ///< CUDA, for tests: PrefillParams::timeline, or null
   int64_t timeline_bytes = 0;      ///< of the memory there
   int32_t* work_groups = nullptr;  ///< SYCL, for tests: PrefillParams::work_groups
+  WalkedTiles walk = {};           ///< CPU: where the plan has a user's own policy
 };
 
 /// Throws std::invalid_argument for arrays that do not fit the plan or one another.

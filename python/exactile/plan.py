@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exactile import _core, _sycl
+from exactile import _core, _sycl, _walk
 from exactile._arrays import (
     Array,
     as_int32,
@@ -103,6 +103,8 @@ class Plan:
         self._core = core
         self._device_lengths = lengths  # keeps the arrays alive
         self._sycl_memory = _sycl.PlanMemory()
+        own = core.user_scheduler
+        self._own_policy = None if own is None else _walk.OwnPolicy(core, Scheduler(*own))
         for name in Plan.__annotations__:
             setattr(self, name, getattr(core, name))
 
@@ -216,12 +218,14 @@ class Plan:
         Raises
         ------
         ValueError
-            An array does not fit the plan or another array. Nothing has been written.
+            An array does not fit the plan or another array, or a `Scheduler` of your own loses or
+            doubles a tile. Nothing has been written.
         TypeError
             An argument is no array that can be used.
         RuntimeError
             CUDA: no driver, no kernel and no compiler for it, or a driver call that failed. SYCL:
             no runtime, no device, one that lacks what the kernel needs, or a failed compilation.
+            CPU: no compiler for a `Scheduler` of your own.
 
         Notes
         -----
@@ -234,6 +238,7 @@ class Plan:
         """
         if softmax_scale is None:
             softmax_scale = self.head_dim**-0.5
+        walk = self._own_policy.before_run() if self._own_policy else None
         if is_torch_cuda(q):
             return run_torch(self._core, q, k, v, out, return_lse, softmax_scale, stream)
         for x, name in ((q, "q"), (k, "k"), (v, "v")):
@@ -251,7 +256,8 @@ class Plan:
         else:
             check_output(result)
         lse = empty_like(q, (self.num_heads_q, total_q), dtype="float32") if return_lse else None
-        self._core.run(storage(q), storage(k), storage(v), storage(result), lse, softmax_scale)
+        arrays = (storage(q), storage(k), storage(v), storage(result))
+        self._core.run(*arrays, lse, softmax_scale, walk=walk)
         if out is None:
             result = give_back(result, q)
         return (result, give_back(lse, q)) if return_lse else result
@@ -302,7 +308,7 @@ def plan(
     window : tuple[int, int]
         Keys visible left and right of a row's position ``i + (len_k - len_q)``; -1: unbounded.
     scheduler : str or Scheduler
-        One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA, SYCL).
+        One of `SCHEDULERS`, ``"auto"``, or one of your own.
     order : {"natural", "longest_first", "sequence_major", "head_major"}, optional
         Of the tile list: by sequence as they come; the tiles with most keys first; the sequences
         with most keys first and of each its last tile (not with lengths on the GPU); the same for

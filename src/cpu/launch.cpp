@@ -136,16 +136,28 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const CompactList list = compact_list(plan, plan.records.get());
   alignas(64) int32_t counter = 0;
   const CountedList persistent = counted_list(plan, list, &counter);
-  const void* const schedule = plan.scheduler == SchedulerKind::kIndividual ? &grid
-                               : plan.scheduler == SchedulerKind::kValidOnlyIndividual
+  // A work-group of a user's own policy is a row of those that compute one tile of the same order.
+  const WalkedTiles& walk = args.walk;
+  SchedulerKind scheduler = plan.scheduler;
+  if (plan.user_scheduler && scheduler == SchedulerKind::kValidOnlyPersistent) {
+    scheduler = SchedulerKind::kValidOnlyIndividual;
+  }
+  const void* const schedule = scheduler == SchedulerKind::kIndividual ? &grid
+                               : scheduler == SchedulerKind::kValidOnlyIndividual
                                    ? static_cast<const void*>(&list)
                                    : &persistent;
-  const WorkGroupFn work_group = kernels.work_group[dtype][static_cast<int>(plan.scheduler)];
+  const WorkGroupFn work_group = kernels.work_group[dtype][static_cast<int>(scheduler)];
   const int64_t bytes = kernels.scratch_bytes[dtype](params);
   static std::atomic<int64_t> launches{0};
   const int64_t launch = ++launches;
   for_each_work_group(plan.workers, plan.launched, [&](int64_t index) {
-    work_group(params, schedule, static_cast<int32_t>(index), thread_buffer(bytes, launch));
+    void* const buffer = thread_buffer(bytes, launch);
+    if (!plan.user_scheduler) {
+      return work_group(params, schedule, static_cast<int32_t>(index), buffer);
+    }
+    for (int32_t i = walk.begins[index]; i < walk.begins[index + 1]; ++i) {
+      work_group(params, schedule, walk.tiles[i], buffer);
+    }
   });
 }
 
