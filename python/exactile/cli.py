@@ -15,15 +15,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import exactile
 from exactile import workloads
+from exactile._arguments import BackendName, SchedulerName
 from exactile._arrays import as_int32
 from exactile.bench import measure, plan_fields, random_data
 from exactile.machines import machine_of, processor_name
 from exactile.peers import Fa3, Peer, TorchSdpa
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.plot import tile_map
 from exactile.report import JsonLines, TimelineFiles, failed, result_table
 from exactile.workloads import Lengths
@@ -202,10 +203,10 @@ def _plans(args: argparse.Namespace) -> list[Plan]:
             dtype=args.dtype,
             causal=args.is_causal,
             window=(args.window_left, args.window_right),
-            scheduler=scheduler,
+            scheduler=cast(SchedulerName, scheduler),
             pack_gqa=None if args.pack_gqa == "auto" else args.pack_gqa == "1",
             pack_sequences=None if args.pack_sequences == "auto" else args.pack_sequences == "1",
-            backend=_backend(args.backend),
+            backend=cast(BackendName, _backend(args.backend)),
             workers=args.threads,
         )
         for scheduler in _chosen_schedulers(args)

@@ -9,7 +9,7 @@ from typing import cast
 from exactile import plot
 from exactile.bench import Data, Result
 from exactile.machines import Gpu, Machine
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.timeline import PHASES, Timeline, record, write_trace
 
 
