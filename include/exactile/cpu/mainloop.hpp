@@ -10,6 +10,7 @@
 // (arXiv:2205.14135 Alg. 1 for the recurrence).
 #pragma once
 
+#include <exactile/cpu/group_sums.hpp>
 #include <exactile/cpu/kv_source.hpp>
 #include <exactile/cpu/prefetch.hpp>
 
@@ -36,34 +37,47 @@ class Mainloop {
       scratch.row_max[r] = -__builtin_inff();
       scratch.row_sum[r] = 0;
     }
+    const int tile_vectors = ceil_div(rows, kLanes);
+    bool several_groups = false;
     for (int n0 = keys.begin / kBlockN * kBlockN; n0 < keys.end; n0 += kBlockN) {
+      if (n0 % (Traits::kGroupBlocks * kBlockN) == 0 && n0 > keys.begin) {
+        if (!several_groups) GroupSums<Traits>::clear(params, tile_vectors, scratch);
+        several_groups = true;
+        GroupSums<Traits>::add(params, tile_vectors, scratch);
+      }
       const int n1 = min(n0 + kBlockN, keys.end);
       const KvBlock<Traits> block = source.block(n0);
       for (int p = 0; p < panels; ++p) {
         const int vectors = min((rows - p * kPanel + kLanes - 1) / kLanes, Traits::kVectors);
-        dispatch<Traits::kVectors>(vectors, params, block, n0, n1, p, scratch, next);
+        dispatch<Traits::kVectors>(vectors, params, source, block, n0, n1, p, scratch, next);
       }
+    }
+    if (several_groups) {
+      GroupSums<Traits>::add(params, tile_vectors, scratch);
+      GroupSums<Traits>::finish(params, tile_vectors, scratch);
     }
   }
 
  private:
   template <int kVecs>
   EXACTILE_INLINE static void dispatch(int vectors, const PrefillParams& params,
-                                       const KvBlock<Traits>& block, int n0, int n1, int panel,
-                                       Scratch<Traits>& scratch, Prefetch<Traits>& next) {
+                                       const KvSource<Traits>& source, const KvBlock<Traits>& block,
+                                       int n0, int n1, int panel, Scratch<Traits>& scratch,
+                                       Prefetch<Traits>& next) {
     if constexpr (kVecs > 1) {
       if (vectors < kVecs) {
-        return dispatch<kVecs - 1>(vectors, params, block, n0, n1, panel, scratch, next);
+        return dispatch<kVecs - 1>(vectors, params, source, block, n0, n1, panel, scratch, next);
       }
     }
-    attend<kVecs>(params, block, n0, n1, panel, scratch, next);
+    attend<kVecs>(params, source, block, n0, n1, panel, scratch, next);
   }
 
   /// Keys [n0, n1) against one panel of kVecs vectors of rows.
   template <int kVecs>
-  __attribute__((noinline)) static void attend(const PrefillParams& params, KvBlock<Traits> block,
-                                               int n0, int n1, int panel, Scratch<Traits>& scratch,
-                                               Prefetch<Traits>& next) {
+  __attribute__((noinline)) static void attend(const PrefillParams& params,
+                                               const KvSource<Traits>& source,
+                                               KvBlock<Traits> block, int n0, int n1, int panel,
+                                               Scratch<Traits>& scratch, Prefetch<Traits>& next) {
     const int row = panel * kPanel;
     const int* const key_begin = scratch.key_begin + row;
     const int* const key_end = scratch.key_end + row;
@@ -85,12 +99,48 @@ class Mainloop {
     softmax<kVecs>(params.scale_log2, num_keys, scratch.row_max + row, scratch.row_sum + row, s,
                    alpha);
     next.step();
+    float* const o = scratch.o + int64_t{row} * params.head_dim_v;
     Kernel::template values<kVecs>(block.v, reinterpret_cast<const Scalar*>(s),
                                    (num_keys + kPerScalar - 1) / kPerScalar, params.head_dim_v,
-                                   alpha, scratch.fresh[panel],
-                                   scratch.o + int64_t{row} * params.head_dim_v);
+                                   alpha, scratch.fresh[panel], o);
     scratch.fresh[panel] = false;
+    if (source.finite_only()) {
+      for (int n = 0; n < num_keys; ++n) {
+        add_not_finite<kVecs>(source.value(first_key + n), params.head_dim_v, first_key, n, panel,
+                              scratch);
+      }
+    }
     next.step();
+  }
+
+  /// Adds what V has of Inf and NaN at key first_key + n to the rows that see it. `v`: (Dv,).
+  template <int kVecs>
+  static void add_not_finite(const typename Traits::Element* v, int head_dim_v, int first_key,
+                             int n, int panel, Scratch<Traits>& scratch) {
+    const int row = panel * kPanel;
+    float* const o = scratch.o + int64_t{row} * head_dim_v;
+    for (int i = 0; i < kVecs; ++i) {
+      const int lane = i * kLanes;
+      const Ints key = splat(first_key + n);
+      const Ints visible = (load<Ints>(scratch.key_begin + row + lane) <= key) &
+                           (key < load<Ints>(scratch.key_end + row + lane));
+      const Floats p = probability_of(scratch.s, n, lane);
+      for (int d = 0; d < head_dim_v; ++d) {
+        if (is_finite(v[d])) continue;
+        float* const at = o + d * kPanel + lane;
+        store(at, load<Floats>(at) + (visible ? p * to_float(v[d]) : Floats{}));
+      }
+    }
+  }
+
+  /// Of key n, as the product with V reads it.
+  EXACTILE_INLINE static Floats probability_of(const float* s, int n, int lane) {
+    if constexpr (kPerScalar == 1) {
+      return load<Floats>(s + n * kPanel + lane);
+    } else {
+      const Words pair = load<Words>(s + n / 2 * kPanel + lane);
+      return (Floats)(n % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+    }
   }
 
   template <int kVecs>
@@ -129,7 +179,8 @@ class Mainloop {
   template <int kVecs>
   EXACTILE_INLINE static void softmax(float scale, int num_keys, float* row_max, float* row_sum,
                                       float* s, Floats (&alpha)[kVecs]) {
-    Floats offset[kVecs], sum[kVecs];
+    const ExpScale by(scale);
+    Floats reference[kVecs], sum[kVecs];
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) {
       const Floats before = load<Floats>(row_max + v * kLanes);
@@ -137,14 +188,14 @@ class Mainloop {
       const Ints moves = (highest - before) * scale > splat(8.0f);
       const Floats now = moves ? highest : before;
       store(row_max + v * kLanes, now);
-      offset[v] = now > splat(-__builtin_inff()) ? now * scale : Floats{};
+      reference[v] = now > splat(-__builtin_inff()) ? now : Floats{};
       // Exactly 1 where the reference stays: a block that a row does not see changes no bit of it.
-      alpha[v] = moves ? exp2<5>((before - now) * scale) : splat(1.0f);
+      alpha[v] = moves ? exp2<5>(before - now, by) : splat(1.0f);
       sum[v] = Floats{};
     }
     auto probability = [&](int n, int v) EXACTILE_LAMBDA_INLINE {
       const Floats raw = load<Floats>(s + n * kPanel + v * kLanes);
-      return exp2<Traits::kExpDegree>(raw * scale - offset[v]);
+      return exp2<Traits::kExpDegree>(raw - reference[v], by);
     };
     for (int n = 0; n < num_keys; n += kPerScalar) {
 #pragma GCC unroll 8

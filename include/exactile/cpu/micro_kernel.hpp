@@ -89,24 +89,25 @@ struct MicroKernel {
   }
 
   /// o[d][P] = alpha[P] * o[d][P] + sum_key v(d, key) * p[key][P] for d in [d, head_dim_v).
-  /// `fresh`: o holds nothing yet.
+  /// `fresh`: o holds nothing yet. The block's keys are summed up by themselves: an error that is
+  /// proportional to the length of a chain of sums then counts blocks, not keys.
   template <int kVecs, int kRows = Traits::kDims>
   EXACTILE_INLINE static void values(const Broadcast& v, const Scalar* p, int k_steps,
                                      int head_dim_v, const Floats (&alpha)[kVecs], bool fresh,
                                      float* o, int d = 0) {
     for (; d + kRows <= head_dim_v; d += kRows) {
       Floats acc[kRows][kVecs] = {};
+      multiply<kRows, kVecs>({v.data + d * v.row_stride, v.row_stride, v.k_stride}, p, k_steps,
+                             acc);
       if (!fresh) {
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
           for (int i = 0; i < kVecs; ++i) {
-            acc[r][i] = alpha[i] * load<Floats>(o + (d + r) * kPanel + i * kLanes);
+            acc[r][i] += alpha[i] * load<Floats>(o + (d + r) * kPanel + i * kLanes);
           }
         }
       }
-      multiply<kRows, kVecs>({v.data + d * v.row_stride, v.row_stride, v.k_stride}, p, k_steps,
-                             acc);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8

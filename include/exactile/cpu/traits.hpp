@@ -24,6 +24,8 @@ struct Traits<float> {
   using Element = float;
   static constexpr Product kProduct = Product::kFloat;
   static constexpr int kExpDegree = 5;
+  /// Key blocks that are summed up before GroupSums takes the sum.
+  static constexpr int kGroupBlocks = 16;
   // 32 registers: 24 accumulators; 16 registers: 12. Tried on AVX-512 (4,096 tokens, two cores):
   // 8x2 290, 12x2 298, 4x4 296, 6x4 307 GFLOP/s, 2026-11.
 #if defined(__AVX512F__)
@@ -37,12 +39,14 @@ template <>
 struct Traits<Fp16> : Traits<float> {
   using Element = Fp16;
   static constexpr int kExpDegree = 4;
+  static constexpr int kGroupBlocks = 64;
 };
 
 template <>
 struct Traits<Bf16> : Traits<float> {
   using Element = Bf16;
   static constexpr int kExpDegree = 3;
+  static constexpr int kGroupBlocks = 64;
 #if defined(__AMX_BF16__)
   static constexpr Product kProduct = Product::kBf16Tile;
   static constexpr int kVectors = 2;
