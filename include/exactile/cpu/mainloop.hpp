@@ -40,7 +40,7 @@ class Mainloop {
     const int tile_vectors = ceil_div(rows, kLanes);
     bool several_groups = false;
     for (int n0 = keys.begin / kBlockN * kBlockN; n0 < keys.end; n0 += kBlockN) {
-      if (n0 % (Traits::kGroupBlocks * kBlockN) == 0 && n0 > keys.begin) {
+      if (n0 % Traits::kGroupKeys == 0 && n0 > keys.begin) {
         if (!several_groups) GroupSums<Traits>::clear(params, tile_vectors, scratch);
         several_groups = true;
         GroupSums<Traits>::add(params, tile_vectors, scratch);

@@ -62,7 +62,7 @@ struct Scratch {
     return int64_t{kBlockN} * params.head_dim_v * sizeof(typename Traits::Element) / 4;
   }
   static int64_t total_size(const PrefillParams& params) {
-    const bool one_group = params.max_len_k <= Traits::kGroupBlocks * kBlockN;
+    const bool one_group = params.max_len_k <= Traits::kGroupKeys;
     return one_group ? 0 : int64_t{kRows} * params.head_dim_v;
   }
   static int64_t staged_size(const PrefillParams& params, int head_dim) {
