@@ -113,10 +113,13 @@ class KvSource {
     const int head_dim = params_.head_dim_v;
     auto* const finite = static_cast<Element*>(scratch_.finite_v);
     for (int n = n0; n < n1; ++n) {
+      const Element* const v = value(n);
+      bool all_finite = true;
       for (int d = 0; d < head_dim; ++d) {
-        const Element x = value(n)[d];
-        finite[(n - n0) * head_dim + d] = is_finite(x) ? x : Element{};
+        all_finite &= is_finite(v[d]);
+        finite[(n - n0) * head_dim + d] = is_finite(v[d]) ? v[d] : Element{};
       }
+      scratch_.all_finite[n - n0] = all_finite;
     }
     return stage_values(finite, head_dim, n1 - n0, to);
   }

@@ -106,6 +106,7 @@ class Mainloop {
     scratch.fresh[panel] = false;
     if (source.finite_only()) {
       for (int n = 0; n < num_keys; ++n) {
+        if (scratch.all_finite[first_key - n0 + n]) continue;
         add_not_finite<kVecs>(source.value(first_key + n), params.head_dim_v, first_key, n, panel,
                               scratch);
       }

@@ -30,8 +30,9 @@ struct Scratch {
   Scalar* k;  ///< (block, key, D) as the micro-kernel wants a block
   Scalar* v;  ///< (block, key, Dv) likewise
   float* o;
-  void* finite_v;       ///< (kBlockN, Dv) Elements, for V with Inf and NaN
-  float *total, *lost;  ///< o of the groups of blocks before, and what their sum rounds away
+  void* finite_v;            ///< (kBlockN, Dv) Elements, for V with Inf and NaN
+  bool all_finite[kBlockN];  ///< whether V of a key has none, of the block in finite_v
+  float *total, *lost;       ///< o of the groups of blocks before, and what their sum rounds away
   /// Likewise of row_max and row_sum.
   float total_max[kRows], total_sum[kRows], lost_sum[kRows];
 
