@@ -15,63 +15,68 @@ class GroupSums {
   static constexpr int kPanel = Scratch<Traits>::kPanel;
 
  public:
-  /// Before a tile's first group ends. `vectors`: of rows that the tile has.
-  static void clear(const PrefillParams& params, int vectors, Scratch<Traits>& scratch) {
-    for_each_vector(params, vectors, [&](int row, int64_t at) {
-      store(scratch.total_max + row, splat(-__builtin_inff()));
-      store(scratch.total_sum + row, Floats{});
-      store(scratch.lost_sum + row, Floats{});
-      for (int d = 0; d < params.head_dim_v; ++d) {
-        store(scratch.total + at + d * kPanel, Floats{});
-        store(scratch.lost + at + d * kPanel, Floats{});
-      }
-    });
-  }
+  EXACTILE_INLINE GroupSums(const PrefillParams& params, int rows, Scratch<Traits>& scratch)
+      : params_(params), vectors_(ceil_div(rows, kLanes)), scratch_(scratch) {}
 
-  /// At the end of a group: total += o, for the panels that have one.
-  static void add(const PrefillParams& params, int vectors, Scratch<Traits>& scratch) {
-    for_each_vector(params, vectors, [&](int row, int64_t at) {
-      if (scratch.fresh[row / kPanel]) return;
-      const Floats before = load<Floats>(scratch.total_max + row);
-      const Floats now = load<Floats>(scratch.row_max + row);
+  /// total += o and total_sum += row_sum, for the panels that have seen a key of the group.
+  void end_group() {
+    if (!several_) clear();
+    several_ = true;
+    for_each_vector([this](int row, int64_t at) {
+      if (scratch_.fresh[row / kPanel]) return;
+      const Floats before = load<Floats>(scratch_.total_max + row);
+      const Floats now = load<Floats>(scratch_.row_max + row);
       // Exactly 1 where the reference stays, as in a group that a row does not see.
       const Floats alpha =
-          before < now ? exp2<5>(before - now, ExpScale(params.scale_log2)) : splat(1.0f);
-      store(scratch.total_max + row, now);
-      add_one(alpha, scratch.row_sum + row, scratch.total_sum + row, scratch.lost_sum + row);
-      store(scratch.row_sum + row, Floats{});
-      for (int d = 0; d < params.head_dim_v; ++d) {
+          before < now ? exp2<5>(before - now, ExpScale(params_.scale_log2)) : splat(1.0f);
+      store(scratch_.total_max + row, now);
+      add(alpha, scratch_.row_sum + row, scratch_.total_sum + row, scratch_.lost_sum + row);
+      store(scratch_.row_sum + row, Floats{});
+      for (int d = 0; d < params_.head_dim_v; ++d) {
         const int64_t i = at + d * kPanel;
-        add_one(alpha, scratch.o + i, scratch.total + i, scratch.lost + i);
+        add(alpha, scratch_.o + i, scratch_.total + i, scratch_.lost + i);
       }
     });
-    for (bool& fresh : scratch.fresh) fresh = true;
+    for (bool& fresh : scratch_.fresh) fresh = true;
   }
 
-  /// After the last group: o and row_sum become the totals.
-  static void finish(const PrefillParams& params, int vectors, Scratch<Traits>& scratch) {
-    for_each_vector(params, vectors, [&](int row, int64_t at) {
-      store(scratch.row_sum + row, sum_of(scratch.total_sum + row, scratch.lost_sum + row));
-      for (int d = 0; d < params.head_dim_v; ++d) {
+  /// After the last key: o and row_sum become the totals, where they are not already.
+  void finish() {
+    if (!several_) return;
+    end_group();
+    for_each_vector([this](int row, int64_t at) {
+      store(scratch_.row_sum + row, sum_of(scratch_.total_sum + row, scratch_.lost_sum + row));
+      for (int d = 0; d < params_.head_dim_v; ++d) {
         const int64_t i = at + d * kPanel;
-        store(scratch.o + i, sum_of(scratch.total + i, scratch.lost + i));
+        store(scratch_.o + i, sum_of(scratch_.total + i, scratch_.lost + i));
       }
     });
   }
 
  private:
+  void clear() {
+    for_each_vector([this](int row, int64_t at) {
+      store(scratch_.total_max + row, splat(-__builtin_inff()));
+      store(scratch_.total_sum + row, Floats{});
+      store(scratch_.lost_sum + row, Floats{});
+      for (int d = 0; d < params_.head_dim_v; ++d) {
+        store(scratch_.total + at + d * kPanel, Floats{});
+        store(scratch_.lost + at + d * kPanel, Floats{});
+      }
+    });
+  }
+
   /// visit(row, where its lanes begin in o) for every vector of rows.
   template <class Visit>
-  EXACTILE_INLINE static void for_each_vector(const PrefillParams& params, int vectors,
-                                              Visit visit) {
-    for (int v = 0; v < vectors; ++v) {
+  EXACTILE_INLINE void for_each_vector(Visit visit) const {
+    for (int v = 0; v < vectors_; ++v) {
       const int row = v * kLanes;
-      visit(row, int64_t{row / kPanel} * params.head_dim_v * kPanel + row % kPanel);
+      visit(row, int64_t{row / kPanel} * params_.head_dim_v * kPanel + row % kPanel);
     }
   }
 
   /// total = alpha * total + x; `lost` takes what that rounds away.
-  EXACTILE_INLINE static void add_one(Floats alpha, const float* x, float* total, float* lost) {
+  EXACTILE_INLINE static void add(Floats alpha, const float* x, float* total, float* lost) {
     const Floats a = alpha * load<Floats>(total), b = load<Floats>(x);
     const Floats sum = a + b;
     const Floats b_in_sum = sum - a;
@@ -84,6 +89,11 @@ class GroupSums {
     const Floats rest = load<Floats>(lost);
     return load<Floats>(total) + (rest == rest ? rest : Floats{});
   }
+
+  const PrefillParams& params_;
+  const int vectors_;  ///< of rows that the tile has
+  Scratch<Traits>& scratch_;
+  bool several_ = false;  ///< a group has ended before the last
 };
 
 }  // namespace EXACTILE_CPU_ISA

@@ -25,10 +25,11 @@ void prefill_kernel(const PrefillParams& params, const typename Scheduler::Param
     const TileRows tile(params, work);
     KvSource<Traits> source(params, work.rows, tile.kv_head, scratch);
     TileIo<Traits>::load(params, tile, scratch);
-    Mainloop<Traits>::run(params, source, tile.rows(), scratch, next);
+    Mainloop<Traits> mainloop(params, source, scratch, next);
+    mainloop.run(tile.rows());
     if (TileIo<Traits>::store(params, tile, scratch) == Sums::kNotFinite) {
       source.leave_out_not_finite();
-      Mainloop<Traits>::run(params, source, tile.rows(), scratch, next);
+      mainloop.run(tile.rows());
       TileIo<Traits>::store(params, tile, scratch);
     }
   }

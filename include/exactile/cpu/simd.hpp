@@ -99,24 +99,24 @@ EXACTILE_INLINE Floats lane_max(Floats a, Floats b) {
 
 /// Factor of the exponents in exp2(), > 0.
 struct ExpScale {
-  float scale;
-  float lowest;  ///< times scale it is -127, the clamp; finite for a scale of 2^-120 or more
+  float factor;
+  float lowest;  ///< times factor it is -127, the clamp; finite for a factor of 2^-120 or more
 
-  EXACTILE_INLINE explicit ExpScale(float s) : scale(s), lowest(-127.0f / s) {}
+  EXACTILE_INLINE explicit ExpScale(float scale) : factor(scale), lowest(-127.0f / scale) {}
 };
 
-/// 2^(x * scale) for x * scale < 127. Exactly 0 below 2^-126.5 (so for -inf), NaN for NaN whatever
-/// its payload. The product is never rounded where there is a fused multiply-add.
-/// The nearest integer comes out of an addition that leaves it, with the exponent's bias, in the
-/// low bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5,
+/// 2^(x * factor) for x * factor < 127. Exactly 0 below 2^-126.5 (so for -inf), NaN for NaN
+/// whatever its payload. The product is never rounded where there is a fused multiply-add. The
+/// nearest integer comes out of an addition that leaves it, with the exponent's bias, in the low
+/// bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5,
 /// 4, 3.
 template <int kDegree>
-EXACTILE_INLINE Floats exp2(Floats x, ExpScale by) {
+EXACTILE_INLINE Floats exp2(Floats x, ExpScale scale) {
   static_assert(3 <= kDegree && kDegree <= 5);
   constexpr float kMagic = 12582912.0f + 127;  // 1.5 * 2^23 + bias
-  x = lane_max(splat(by.lowest), x);           // 2^-127 comes out as 0: its biased exponent is 0
-  const Floats biased = x * by.scale + kMagic;
-  const Floats f = x * by.scale - (biased - kMagic);
+  x = lane_max(splat(scale.lowest), x);        // 2^-127 comes out as 0: its biased exponent is 0
+  const Floats biased = x * scale.factor + kMagic;
+  const Floats f = x * scale.factor - (biased - kMagic);
   Floats p;
   if constexpr (kDegree == 3) {
     p = ((0x1.c3f776p-5f * f + 0x1.f0de1cp-3f) * f + 0x1.62f31ap-1f) * f + 0x1.fff692p-1f;
@@ -175,13 +175,14 @@ EXACTILE_INLINE Floats to_floats(const Fp16* p) {
 #endif
 }
 
-// fp32 lanes -> storage type, round to nearest even.
+/// The one NaN of results.
+inline constexpr float kNan = __builtin_nanf("");
+
+// fp32 lanes -> storage type, round to nearest even. The only NaN is kNan.
 EXACTILE_INLINE void from_floats(float* p, Floats x) { store(p, x); }
 EXACTILE_INLINE void from_floats(Bf16* p, Floats x) {
   const Words bits = (Words)x;
-  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Words quiet_nan = (bits >> 16) | 0x40;
-  store(p, __builtin_convertvector(x == x ? rounded : quiet_nan, Halves));
+  store(p, __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves));
 }
 EXACTILE_INLINE void from_floats(Fp16* p, Floats x) {
 #if defined(__AVX512F__)

@@ -57,7 +57,8 @@ struct TileIo {
     Ints not_finite{};
     for (int row0 = 0; row0 < tile.rows(); row0 += kLanes) {
       const Floats sum = cpu::load<Floats>(scratch.row_sum + row0);
-      const Ints seen = sum != Floats{};
+      const Ints ordinary = (sum == sum) & (sum != Floats{});
+      const Floats otherwise = sum == Floats{} ? Floats{} : splat(kNan);
       const Floats inverse = 1.0f / sum;
       const float* const o = scratch.o + panel_offset(row0, params.head_dim_v);
       const int rows = min(kLanes, tile.rows() - row0);
@@ -72,8 +73,7 @@ struct TileIo {
 #pragma GCC unroll 16
           for (int i = 0; i < kLanes; ++i) {
             x[i] = cpu::load<Floats>(o + (d0 + d + i) * kPanel) * inverse + 0.0f;  // -0 is 0
-            x[i] = x[i] == x[i] ? x[i] : splat(__builtin_nanf(""));
-            x[i] = seen ? x[i] : Floats{};
+            x[i] = ordinary ? x[i] : otherwise;
             zero[i % 4] += x[i] * 0.0f;
           }
           transpose(x);
@@ -83,7 +83,7 @@ struct TileIo {
         for (int i = 0; i < rows; ++i) copy_line<kStream>(to[i] + d0, line[i]);
       }
       const Floats all = (zero[0] + zero[1]) + (zero[2] + zero[3]);
-      not_finite |= (all != all) & (sum == sum);
+      not_finite |= (all != all) & ordinary;
     }
     return any(not_finite) ? Sums::kNotFinite : Sums::kFinite;
   }
@@ -118,7 +118,7 @@ struct TileIo {
       const float max_log2 = scratch.row_max[row] * params.scale_log2;
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
           sum == 0     ? -__builtin_inff()
-          : sum != sum ? __builtin_nanf("")
+          : sum != sum ? kNan
                        : max_log2 * kLn2 + __builtin_logf(sum);
     }
   }
