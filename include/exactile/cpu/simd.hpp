@@ -181,8 +181,12 @@ inline constexpr float kNan = __builtin_nanf("");
 // fp32 lanes -> storage type, round to nearest even. The only NaN is kNan.
 EXACTILE_INLINE void from_floats(float* p, Floats x) { store(p, x); }
 EXACTILE_INLINE void from_floats(Bf16* p, Floats x) {
+#if defined(__AVX512BF16__)
+  store(p, _mm512_cvtneps_pbh((__m512)x));  // subnormal numbers become 0
+#else
   const Words bits = (Words)x;
   store(p, __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves));
+#endif
 }
 EXACTILE_INLINE void from_floats(Fp16* p, Floats x) {
 #if defined(__AVX512F__)
