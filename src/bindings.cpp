@@ -13,6 +13,7 @@
 #include "cuda/bindings.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/launch.hpp"
+#include "jit/bindings.hpp"
 #include "plan.hpp"
 #include "prefill.hpp"
 #include "support.hpp"
@@ -82,8 +83,12 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
                               .stream = stream};
   }
   if (order) request.order = from_name<ListOrder>(*order, kOrderNames, "plan: order");
-  nb::gil_scoped_release release;
-  return make_plan(request);
+  Plan made = [&] {
+    nb::gil_scoped_release release;
+    return make_plan(request);
+  }();
+  jit::warn_of_cache();
+  return made;
 }
 
 void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::ndarray<> out,
@@ -97,8 +102,11 @@ void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::n
       .softmax_scale = softmax_scale,
       .stream = stream,
   };
-  nb::gil_scoped_release release;
-  run_plan(plan, args);
+  {
+    nb::gil_scoped_release release;
+    run_plan(plan, args);
+  }
+  jit::warn_of_cache();
 }
 
 /// As `run`, for torch tensors on a GPU. `lse`, `timeline`: addresses in its memory, or 0.
@@ -116,8 +124,11 @@ void run_torch(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::h
       .timeline = reinterpret_cast<void*>(timeline),
       .timeline_bytes = timeline_bytes,
   };
-  nb::gil_scoped_release release;
-  run_plan(plan, args);
+  {
+    nb::gil_scoped_release release;
+    run_plan(plan, args);
+  }
+  jit::warn_of_cache();
 }
 
 /// (n,) or (n, 4) int32 view of memory that the plan owns.
@@ -213,6 +224,7 @@ NB_MODULE(_core, m) {
   m.def("available_isas", &cpu::available_isas);
   m.def("hardware_threads", &cpu::hardware_threads);
   m.def("support", &support);
+  jit::bind(m);
   cuda::bind(m);
   sycl::bind(m);
   m.attr("DTYPES") = names(kDtypeNames);
