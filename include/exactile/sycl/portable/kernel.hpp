@@ -28,7 +28,7 @@ EXACTILE_HOST_DEVICE void store_tile(const PrefillParams& params, const TileRows
     if (params.lse && place.lane == 0) {
       constexpr float kLn2 = 0.693147180559945309f;
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
-          seen ? (acc.row_max[r] + ::sycl::log2(sum)) * kLn2 : -kInfinity;
+          seen ? (acc.row_max[r] * params.scale_log2 + ::sycl::log2(sum)) * kLn2 : -kInfinity;
     }
   }
 }
