@@ -73,6 +73,12 @@ void check_cu_seqlens(std::span<const int32_t> cu, const char* name) {
   if (cu[0] != 0) {
     fail(std::string("expected ") + name + "[0] == 0, got " + std::to_string(cu[0]));
   }
+  // Rows and keys past a tile's end are counted too, in 31 bits.
+  constexpr int32_t kMostTokens = std::numeric_limits<int32_t>::max() - 1023;
+  if (cu.back() > kMostTokens) {
+    fail("expected at most " + std::to_string(kMostTokens) + " tokens in " + name + ", got " +
+         std::to_string(cu.back()));
+  }
   int32_t decreasing = 0;  // one pass without a branch: this is on the planner's clock
   for (std::size_t i = 1; i < cu.size(); ++i) decreasing |= cu[i] < cu[i - 1];
   if (!decreasing) return;
@@ -97,10 +103,6 @@ void check_request(const PlanRequest& r) {
   }
   if (r.num_heads_q > std::numeric_limits<int32_t>::max()) {
     fail("expected num_heads_q < 2^31, got " + std::to_string(r.num_heads_q));
-  }
-  if (r.mask.left < -1 || r.mask.right < -1) {
-    fail("expected window sizes >= -1 (-1: unbounded), got (" + std::to_string(r.mask.left) + ", " +
-         std::to_string(r.mask.right) + ")");
   }
   if (supported_head_dims(r.backend, r.dtype).empty()) {
     fail(std::string("expected dtype of the ") + name_of(r.backend, kBackendNames) +
@@ -169,17 +171,18 @@ TileListSpec list_spec(const PlanRequest& r, const BackendShape& shape, const Pa
 /// computed together, the visits of its key blocks (staging K and V on the CPU), and its begin and
 /// end (a GPU's loads and stores that nothing overlaps with). Packing saves visits and fills rows
 /// up; it loses where a sequence's last tile gets emptier, and where tiles of several sequences
-/// compute more keys that one of them does not see.
-int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
+/// compute more keys that one of them does not see. Exact up to 2^53.
+double modelled_cost(const PlanRequest& r, const BackendShape& shape, const Packing& packing) {
   const TileListSpec spec = list_spec(r, shape, packing);
   const int64_t group = packing.gqa ? r.num_heads_q / r.num_heads_kv : 1;
   const int64_t row_step = tile_size(shape, packing).row_step;
   const auto cost = [&](int64_t tokens, int64_t keys) {
     const int64_t rows = ceil_div(tokens * group, row_step) * row_step;
     const int64_t computed = ceil_div<int64_t>(keys, shape.key_step) * shape.key_step;
-    return (rows + shape.block_overhead_rows) * (computed + shape.tile_overhead_keys);
+    return static_cast<double>(rows + shape.block_overhead_rows) *
+           static_cast<double>(computed + shape.tile_overhead_keys);
   };
-  int64_t total = 0;
+  double total = 0;
   for (int32_t b = 0; b < spec.batch; ++b) {
     if (packing.packed_len > 0 && is_packed_sequence(spec, b)) {
       b = for_each_packed_tile(spec, b,
@@ -192,10 +195,10 @@ int64_t modelled_cost(const PlanRequest& r, const BackendShape& shape, const Pac
     }
     const int32_t len_q = spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b];
     const int64_t len_k = spec.cu_seqlens_k[b + 1] - spec.cu_seqlens_k[b];
-    total += len_q / spec.tile_tokens * cost(spec.tile_tokens, len_k) +
+    total += static_cast<double>(len_q / spec.tile_tokens) * cost(spec.tile_tokens, len_k) +
              cost(len_q % spec.tile_tokens, len_k);
   }
-  return total * (r.num_heads_q / group);
+  return total * static_cast<double>(r.num_heads_q / group);
 }
 
 /// The cheapest of what the request leaves open; of equal ones that with the least packing.
@@ -286,8 +289,12 @@ double count_work(const PlanRequest& r, Plan& plan) {
     // Without a right bound every row sees a key; with one, only those at positions >= -right do.
     rows_q += r.mask.right < 0 ? len_q : min(int64_t{len_q}, int64_t{len_k} + r.mask.right);
   }
+  constexpr double kLimit = 9.2e18;  // 2^63
   const double flops = 2.0 * r.num_heads_q * (r.head_dim + r.head_dim_v) * plan.pairs;
-  if (flops >= 9.2e18) fail("expected less than 2^63 FLOPs, got " + std::to_string(flops));
+  if (flops >= kLimit) fail("expected less than 2^63 FLOPs, got " + std::to_string(flops));
+  const double bytes = 4.0 * (r.head_dim + r.head_dim_v) *
+                       (2.0 * cu_q.back() * r.num_heads_q + 1.0 * cu_k.back() * r.num_heads_kv);
+  if (bytes >= kLimit) fail("expected less than 2^63 bytes, got " + std::to_string(bytes));
   plan.flops = 2 * r.num_heads_q * (r.head_dim + r.head_dim_v) * plan.pairs;
   plan.bytes = dtype_bytes(r.dtype) * (rows_q * r.num_heads_q * r.head_dim +
                                        rows_k * r.num_heads_kv * (r.head_dim + r.head_dim_v) +
@@ -321,16 +328,20 @@ void write_list(const TileListSpec& spec, Plan& plan) {
 
 }  // namespace
 
-Plan make_plan(const PlanRequest& r) {
+Plan make_plan(PlanRequest r) {
   const auto begin = std::chrono::steady_clock::now();
+  std::vector<int32_t> cu_seqlens_q(r.cu_seqlens_q.begin(), r.cu_seqlens_q.end());
+  std::vector<int32_t> cu_seqlens_k(r.cu_seqlens_k.begin(), r.cu_seqlens_k.end());
+  r.cu_seqlens_q = cu_seqlens_q;
+  r.cu_seqlens_k = cu_seqlens_k;
   check_request(r);
   const BackendShape shape = shape_of(r);
   const SchedulerKind scheduler = r.scheduler.value_or(SchedulerKind::kValidOnlyPersistent);
   const Packing packing = choose_packing(r, shape, scheduler);
   const TileListSpec spec = list_spec(r, shape, packing);
   Plan plan{
-      .cu_seqlens_q = {r.cu_seqlens_q.begin(), r.cu_seqlens_q.end()},
-      .cu_seqlens_k = {r.cu_seqlens_k.begin(), r.cu_seqlens_k.end()},
+      .cu_seqlens_q = std::move(cu_seqlens_q),  // where the spans lead stays
+      .cu_seqlens_k = std::move(cu_seqlens_k),
       .num_heads_q = static_cast<int32_t>(r.num_heads_q),
       .num_heads_kv = static_cast<int32_t>(r.num_heads_kv),
       .head_dim = static_cast<int32_t>(r.head_dim),

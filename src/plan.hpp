@@ -85,7 +85,8 @@ struct Plan {
   int32_t total_k() const { return cu_seqlens_k.back(); }
 };
 
-/// Throws std::invalid_argument for anything in the request that cannot be planned.
-Plan make_plan(const PlanRequest& request);
+/// Throws std::invalid_argument for anything in the request that cannot be planned. Reads the
+/// lengths once: what is checked and planned is the plan's own copy.
+Plan make_plan(PlanRequest request);
 
 }  // namespace exactile
