@@ -8,6 +8,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
+
 #include "arrays.hpp"
 #include "cpu/launch.hpp"
 #include "cpu/thread_pool.hpp"
@@ -20,6 +22,7 @@
 #include "result_memory.hpp"
 #include "support.hpp"
 #include "sycl/bindings.hpp"
+#include "torch_arrays.hpp"
 
 namespace nb = nanobind;
 
@@ -27,12 +30,10 @@ namespace exactile {
 namespace {
 
 using Lengths = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Input = nb::ndarray<nb::ro>;
 /// Name, source, and the shipped policy whose Params it takes.
 using UserSchedulerFields = std::tuple<std::string, std::string, std::string>;
 /// Addresses of cu_seqlens_q and cu_seqlens_k, device, stream.
 using DeviceLengthFields = std::tuple<uint64_t, uint64_t, int, uint64_t>;
-using Lse = nb::ndarray<float, nb::ndim<2>, nb::c_contig>;
 
 std::span<const int32_t> span_of(const Lengths& lengths) {
   return {lengths.data(), lengths.shape(0)};
@@ -40,17 +41,11 @@ std::span<const int32_t> span_of(const Lengths& lengths) {
 
 Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_heads_q,
           int64_t num_heads_kv, int64_t head_dim, int64_t head_dim_v, const std::string& dtype,
-          std::pair<int64_t, int64_t> window, const std::optional<std::string>& scheduler,
+          std::pair<int32_t, int32_t> window, const std::optional<std::string>& scheduler,
           const std::optional<std::string>& order, std::optional<bool> pack_gqa,
           std::optional<bool> pack_sequences, const std::string& backend,
           std::optional<int> workers, const std::optional<UserSchedulerFields>& user_scheduler,
           const std::optional<DeviceLengthFields>& device_lengths, const std::string& sycl_kernel) {
-  // A window side beyond any sequence is no bound.
-  const auto side = [](int64_t size) {
-    return size > std::numeric_limits<int32_t>::max()
-               ? -1
-               : static_cast<int32_t>(std::max<int64_t>(size, -2));
-  };
   PlanRequest request{
       .cu_seqlens_q = span_of(cu_seqlens_q),
       .cu_seqlens_k = span_of(cu_seqlens_k),
@@ -59,7 +54,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
       .head_dim = head_dim,
       .head_dim_v = head_dim_v,
       .dtype = from_name<Dtype>(dtype, kDtypeNames, "plan: dtype"),
-      .mask = {.left = side(window.first), .right = side(window.second)},
+      .mask = {.left = window.first, .right = window.second},
       .scheduler = {},
       .pack_gqa = pack_gqa,
       .pack_sequences = pack_sequences,
@@ -89,39 +84,67 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
   return make_plan(request);
 }
 
-void run(const Plan& plan, const Input& q, const Input& k, const Input& v, nb::ndarray<> out,
-         const std::optional<Lse>& lse, double softmax_scale, uint64_t stream) {
+double scale_of(nb::handle softmax_scale, const Plan& plan) {
+  if (softmax_scale.is_none()) return std::pow(plan.head_dim, -0.5);
+  const double scale = PyFloat_AsDouble(softmax_scale.ptr());
+  if (scale != -1 || !PyErr_Occurred()) return scale;
+  const nb::python_error error;
+  if (!error.matches(PyExc_TypeError)) throw error;
+  throw nb::type_error(
+      ("varlen_prefill: expected softmax_scale to be a number, got " + class_name(softmax_scale))
+          .c_str());
+}
+
+/// Reads and checks, then computes. `lse`: float32, contiguous, made for this call; or None.
+/// `out_is_callers`: not made for this call. `timeline`: an address in a GPU's memory, or 0.
+void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out, nb::handle lse,
+         nb::handle softmax_scale, uint64_t stream, bool out_is_callers, uint64_t timeline,
+         int64_t timeline_bytes) {
+  const Torch* const torch = Torch::loaded();
+  if (torch && torch->owns(q)) torch->refuse_tracing("varlen_prefill");
+  const Array arrays[] = {
+      read_array(q, {.name = "q", .planned = plan.dtype}),
+      read_array(k, {.name = "k", .planned = plan.dtype}),
+      read_array(v, {.name = "v", .planned = plan.dtype}),
+      read_array(out, {.name = "out", .planned = plan.dtype, .writable = true}),
+  };
+  Array lse_array{.ref = {}, .keep = {}};
+  if (!lse.is_none()) {
+    lse_array =
+        read_array(lse, {.name = "lse", .planned = Dtype::kFloat32, .rank = 2, .writable = true});
+  }
   const PrefillArgs args{
-      .q = array_ref(q, plan.dtype, "q"),
-      .k = array_ref(k, plan.dtype, "k"),
-      .v = array_ref(v, plan.dtype, "v"),
-      .out = array_ref(out, plan.dtype, "out"),
-      .lse = lse ? lse->data() : nullptr,
-      .softmax_scale = softmax_scale,
+      .q = arrays[0].ref,
+      .k = arrays[1].ref,
+      .v = arrays[2].ref,
+      .out = arrays[3].ref,
+      .lse = static_cast<float*>(lse_array.ref.data),
+      .softmax_scale = scale_of(softmax_scale, plan),
       .stream = stream,
+      .timeline = reinterpret_cast<void*>(timeline),
+      .timeline_bytes = timeline_bytes,
       .check = check_signals,
   };
+  check_args(plan, args);
+  if (torch) torch->refuse_tangents({q, k, v, out});
+  if (torch && out_is_callers && torch->owns(out)) torch->will_write(out);
   const GilRelease release;
   run_plan(plan, args);
 }
 
-/// As `run`, for torch tensors on a GPU. `lse`, `timeline`: addresses in its memory, or 0.
-void run_torch(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out,
-               uint64_t lse, double softmax_scale, uint64_t stream, uint64_t timeline,
-               int64_t timeline_bytes) {
-  const PrefillArgs args{
-      .q = torch_array_ref(q, "q"),
-      .k = torch_array_ref(k, "k"),
-      .v = torch_array_ref(v, "v"),
-      .out = torch_array_ref(out, "out"),
-      .lse = reinterpret_cast<float*>(lse),
-      .softmax_scale = softmax_scale,
-      .stream = stream,
-      .timeline = reinterpret_cast<void*>(timeline),
-      .timeline_bytes = timeline_bytes,
-  };
-  const GilRelease release;
-  run_plan(plan, args);
+/// (shape, dtype, DLPack's device type) of q, k or v. `storage`: of uint16, or "".
+nb::tuple array_info(nb::handle x, const std::string& name, const std::string& storage) {
+  const Torch* const torch = Torch::loaded();
+  if (torch && torch->owns(x)) torch->refuse_tracing("varlen_prefill");
+  const Dtype planned =
+      storage.empty() ? Dtype::kFloat32 : from_name<Dtype>(storage, kDtypeNames, "dtype");
+  const ArrayRef ref = read_array(x, {.name = name.c_str(), .planned = planned}).ref;
+  return nb::make_tuple(nb::make_tuple(ref.shape[0], ref.shape[1], ref.shape[2]),
+                        name_of(ref.dtype, kDtypeNames), ref.device.type);
+}
+
+void refuse_tracing(const char* function) {
+  if (const Torch* const torch = Torch::loaded()) torch->refuse_tracing(function);
 }
 
 /// (n,) or (n, 4) int32 view of memory that the plan owns.
@@ -196,6 +219,7 @@ NB_MODULE(_core, m) {
       .def_ro("planning_us", &Plan::planning_us)
       .def_prop_ro("batch", &Plan::batch)
       .def_prop_ro("total_q", &Plan::total_q)
+      .def_prop_ro("total_k", &Plan::total_k)
       .def_prop_ro("cu_seqlens_q",
                    [](nb::handle_t<Plan> self) {
                      const auto& cu = nb::cast<const Plan&>(self).cu_seqlens_q;
@@ -211,16 +235,24 @@ NB_MODULE(_core, m) {
                      const auto& plan = nb::cast<const Plan&>(self);
                      return view(self, plan.records.get(), plan.records ? plan.num_records : 0, 4);
                    })
-      .def("run", &run, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
-           "out"_a.noconvert(), "lse"_a.noconvert().none(), "softmax_scale"_a, "stream"_a = 0)
-      .def("run_torch", &run_torch, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a, "softmax_scale"_a,
-           "stream"_a, "timeline"_a = 0, "timeline_bytes"_a = 0)
+      .def("run", &run, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a.none() = nb::none(),
+           "softmax_scale"_a.none() = nb::none(), "stream"_a = 0, "out_is_callers"_a = true,
+           "timeline"_a = 0, "timeline_bytes"_a = 0)
+      .def(
+          "scale",
+          [](const Plan& plan, nb::handle softmax_scale) { return scale_of(softmax_scale, plan); },
+          "softmax_scale"_a.none())
       .def_prop_ro("timeline_bytes", &cuda::timeline_bytes);
   m.def("plan", &plan, "cu_seqlens_q"_a.noconvert(), "cu_seqlens_k"_a.noconvert(), nb::kw_only(),
         "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,
         "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "pack_sequences"_a.none(),
         "backend"_a, "workers"_a.none(), "user_scheduler"_a.none() = nb::none(),
         "device_lengths"_a.none() = nb::none(), "sycl_kernel"_a = kSyclKernelNames[0]);
+  m.def("array_info", &array_info, "x"_a, "name"_a, "storage"_a = "");
+  m.def("refuse_tracing", &refuse_tracing, "function"_a);
+  m.def("suspend_compiler", &suspend_compiler);
+  m.def("resume_compiler", &resume_compiler, "hook"_a);
+  m.def("device_name", &device_name, "dlpack_type"_a);
   m.def("isa", &cpu::isa);
   m.def("available_isas", &cpu::available_isas);
   m.attr("MAX_THREADS") = cpu::kMaxThreads;

@@ -17,14 +17,18 @@ struct Device {
 
 inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13, kDeviceOneApi = 14;
 
+/// "CPU", "CUDA", ...: DLPack's type of a device, for messages.
+std::string device_name(int type);
+
 /// An array as the caller gave it. Strides in elements.
 struct ArrayRef {
   void* data;
   std::array<int64_t, 3> shape;
   std::array<int64_t, 3> strides;
-  int rank;
   Dtype dtype;
   Device device;
+
+  bool has_elements() const { return shape[0] > 0 && shape[1] > 0 && shape[2] > 0; }
 };
 
 struct PrefillArgs {
@@ -43,10 +47,11 @@ struct PrefillArgs {
   void (*check)() = nullptr;
 };
 
-/// Throws std::invalid_argument for arrays that do not fit the plan or one another.
+/// Throws std::invalid_argument for arrays that do not fit the plan or one another. Reads no
+/// element.
 void check_args(const Plan& plan, const PrefillArgs& args);
 
-/// Checks everything, then computes. Throws std::invalid_argument before anything is written.
+/// Computes, on the CPU or enqueued on a GPU, what `check_args` has let pass.
 void run_plan(const Plan& plan, const PrefillArgs& args);
 
 }  // namespace exactile

@@ -35,13 +35,6 @@ def test_torch_in_torch_out(dtype):
     assert torch.equal(given, out)
 
 
-def test_torch_on_another_device():
-    torch = pytest.importorskip("torch")
-    q = torch.empty(4, 2, 64, device="meta")
-    with pytest.raises((ValueError, TypeError, BufferError, NotImplementedError)):
-        exactile.varlen_prefill(q, q, q, [0, 4])
-
-
 class ForeignArray:
     """As little as an array of the standard has: DLPack, and a namespace to come back through."""
 
@@ -72,6 +65,85 @@ def test_any_array_with_dlpack():
     assert isinstance(lse, ForeignArray)
     assert_same_bits(out.values, want)
     assert_same_bits(lse.values, want_lse)
+
+
+class Raising(ForeignArray):
+    """One that cannot be exported now."""
+
+    def __init__(self, values, error):
+        super().__init__(values)
+        self.error = error
+
+    def __dlpack__(self, **options):
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, BufferError, ValueError])
+def test_exceptions_of_an_array_pass_through(kind):
+    error = kind("busy")
+    q = np.zeros((3, 1, 64), np.float32)
+    plan = exactile.plan([0, 3], num_heads_q=1, num_heads_kv=1, head_dim=64, dtype="float32")
+    for arrays in (Raising(q, error), q, q), (q, q, Raising(q, error)):
+        with pytest.raises(kind, match="busy") as raised:
+            plan.run(*arrays, out=np.empty_like(q))
+        assert raised.value is error
+        with pytest.raises(kind, match="busy"):
+            exactile.varlen_prefill(*arrays, [0, 3])
+
+
+def test_libraries_from_before_dlpack_1():
+    class Old(ForeignArray):
+        def __dlpack__(self):
+            return self.values.__dlpack__()
+
+    batch = make_batch([20, 3])
+    q, k, v = (Old(x) for x in (batch.q, batch.k, batch.v))
+    out = Old(np.zeros_like(batch.q))
+    assert exactile.varlen_prefill(q, k, v, batch.cu_q, out=out) is out
+    assert_same_bits(out.values, batch.run()[0])
+
+
+def test_what_dlpack_says_is_read_only():
+    batch = make_batch([20])
+    out = np.zeros_like(batch.q)
+    out.flags.writeable = False
+    q = ForeignArray(batch.q)
+    with pytest.raises(ValueError, match="out to be writable, got a read-only array"):
+        exactile.varlen_prefill(q, batch.k, batch.v, batch.cu_q, out=ForeignArray(out))
+    assert (out == 0).all()
+    batch.k.flags.writeable = False
+    exactile.varlen_prefill(q, ForeignArray(batch.k), batch.v, batch.cu_q)
+
+
+def test_what_is_no_capsule():
+    class Odd(ForeignArray):
+        def __dlpack__(self, **options):
+            return 3
+
+    q = np.zeros((3, 1, 64), np.float32)
+    with pytest.raises(TypeError, match="k to give a DLPack capsule of version 0 or 1, got int"):
+        exactile.varlen_prefill(q, Odd(q), q, [0, 3])
+
+
+def test_jax():
+    jax = pytest.importorskip("jax")
+    batch = make_batch([20, 3])
+    want = batch.run()[0]
+    q, k, v = (jax.numpy.asarray(x) for x in (batch.q, batch.k, batch.v))
+    out = exactile.varlen_prefill(q, k, v, batch.cu_q)
+    assert isinstance(out, jax.Array)
+    assert_same_bits(np.asarray(out), want)
+    before = np.array(q)
+    with pytest.raises(ValueError, match="out to be writable, got an array of JAX"):
+        exactile.varlen_prefill(q, k, v, batch.cu_q, out=q)
+    assert_same_bits(np.asarray(q), before)
+    for transform in jax.jit, jax.vmap, lambda f: jax.grad(lambda q: f(q).sum()):
+        with pytest.raises(TypeError, match=r"q to be .* an array with __dlpack__, got \w+Tracer"):
+            transform(lambda q: exactile.varlen_prefill(q, k, v, batch.cu_q))(q)
+    dtype = jax.numpy.bfloat16
+    shape = dict(num_heads_q=1, num_heads_kv=1, head_dim=64)
+    assert exactile.plan([0, 3], **shape, dtype=dtype).dtype == "bfloat16"
+    assert exactile.plan(jax.numpy.array([0, 3]), **shape, dtype=dtype).batch == 1
 
 
 def test_uint16_is_the_storage_of_a_bfloat16_plan():

@@ -127,6 +127,57 @@ def test_strides_that_tma_cannot_take(head_dim, head_dim_v, mask):
         batch.check(to_numpy(out), to_numpy(lse))
 
 
+@pytest.mark.parametrize("pack_gqa", [False, True])
+@pytest.mark.parametrize("lengths", [[700, 1, 0, 129, 2500], [34] * 400], ids=["mixed", "short"])
+def test_in_place(room, scheduler, lengths, pack_gqa):
+    batch = make_batch(lengths, heads=(16, 4), head_dim=128, dtype="bfloat16", causal=True)
+    q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
+    options = dict(causal=True, scheduler=scheduler, pack_gqa=pack_gqa)
+    want = exactile.varlen_prefill(q, k, v, batch.cu_q, **options)
+    version = q._version
+    assert exactile.varlen_prefill(q, k, v, batch.cu_q, out=q, **options) is q
+    assert torch.equal(q, want)
+    assert q._version > version
+
+
+def test_outputs_that_overlap():
+    packed = torch.randn(11, 6, 64, device="cuda", dtype=torch.float16)
+    q, k, v = packed[:10, :2], packed[:10, 2:4], packed[:10, 4:]
+    want = exactile.varlen_prefill(q, k, v, [0, 10])
+    for out in (k, v, packed[1:, :2], packed[:10, 1:3], q[:1].expand(10, 2, 64)):
+        with pytest.raises(ValueError, match=r"expected (out apart from|strides of out)"):
+            exactile.varlen_prefill(q, k, v, [0, 10], out=out)
+    exactile.varlen_prefill(q, k, v, [0, 10], out=q)
+    assert torch.equal(q, want)
+
+
+def test_modes_of_torch():
+    x = torch.randn(10, 2, 64, device="cuda", dtype=torch.float16)
+    want = exactile.varlen_prefill(x, x, x, [0, 10])
+    needs_grad = x.clone().requires_grad_()
+    with torch.no_grad():
+        assert torch.equal(exactile.varlen_prefill(needs_grad, x, x, [0, 10]), want)
+    with pytest.raises(TypeError, match=r"outside torch.jit.trace"):
+        torch.jit.trace(lambda q: exactile.varlen_prefill(q, x, x, [0, 10]), (x,))
+    with pytest.raises(TypeError, match=r"one that torch.func"):
+        torch.func.vmap(lambda q: exactile.varlen_prefill(q, x, x, [0, 10]))(x[None])
+    torch.set_default_device("cpu")
+    try:
+        out, lse = exactile.varlen_prefill(x, x, x, [0, 10], return_lse=True)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(out, want)
+    assert lse.is_cuda
+
+
+def test_lengths_on_the_gpu_that_hold_no_memory():
+    lengths = torch.tensor([0, 10], device="cuda", dtype=torch.int32)
+    lengths.untyped_storage().resize_(0)
+    with pytest.raises(TypeError, match="cu_seqlens_q to hold memory"):
+        exactile.plan(lengths, total_q=10, num_heads_q=1, num_heads_kv=1, head_dim=64,
+                      dtype="float16")  # fmt: skip
+
+
 def test_misaligned_tensors_are_refused():
     x = torch.zeros(10 * 64 + 1, device="cuda", dtype=torch.float16)[1:].view(10, 1, 64)
     with pytest.raises(ValueError, match="rows of q to begin at multiples of 16 bytes"):
@@ -214,13 +265,13 @@ def test_a_timeline_changes_no_bit(room, scheduler):
     size = plan._core.timeline_bytes
     memory = torch.zeros(size + 4096, device="cuda", dtype=torch.uint8)
     memory[size:] = 7
-    run_recording = partial(plan._core.run_torch, q, k, v, out, 0, 128**-0.5, 0, memory.data_ptr())
-    run_recording(size)
+    run = partial(plan._core.run, q, k, v, out, timeline=memory.data_ptr())
+    run(timeline_bytes=size)
     torch.cuda.synchronize()
     assert torch.equal(out, want)
     assert bool((memory[size:] == 7).all())
     with pytest.raises(ValueError, match=f"expected a timeline of {size} bytes, got {size - 1}"):
-        run_recording(size - 1)
+        run(timeline_bytes=size - 1)
 
 
 def test_bench_draws_a_timeline(room, tmp_path):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import sys
+import threading
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exactile
+from conftest import assert_same_bits, make_batch
 from exactile import _core
 
 # intel/sycl-tla pull request 516: 16 sequences, 32 query and 8 kv heads, head_dim 128, kBlockM 128.
@@ -179,7 +186,9 @@ def test_a_plan_for_a_gpu_needs_none():
     plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, backend="cuda", workers=132)
     assert plan.launched == 132
     x = np.zeros((13856, 32, 128), np.uint16)
-    with pytest.raises(ValueError, match="arrays in CUDA memory for the cuda backend, got device"):
+    with pytest.raises(
+        ValueError, match="arrays in CUDA memory for the cuda backend, got them on CPU"
+    ):
         plan.run(x, x[:, :8], x[:, :8])
     plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, backend="sycl")
     with pytest.raises(ValueError, match=r"in SYCL memory .* dpnp.asarray"):
@@ -240,3 +249,102 @@ def test_the_planner_packs_short_sequences_alone(monkeypatch):
     for options in dict(backend="cpu"), dict(backend="cuda", scheduler="Individual"):
         with pytest.raises(ValueError, match="for pack_sequences=True, got"):
             exactile.plan(seqlens_q=[34], **GOLDEN, **options, pack_sequences=True)
+
+
+def test_the_module_has_another_name_than_the_function():
+    assert isinstance(exactile.plan, types.FunctionType)
+    assert "exactile.plan" not in sys.modules
+    assert exactile.plan.__module__ == "exactile.planning"
+
+
+def test_plans_are_read_only():
+    plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN)
+    for name in (*exactile.Plan.__annotations__, "seqlens", "records", "num_empty", "more"):
+        before = getattr(plan, name, None)
+        with pytest.raises(AttributeError, match="read-only"):
+            setattr(plan, name, 1)
+        with pytest.raises(AttributeError, match="read-only"):
+            delattr(plan, name)
+        assert np.array_equal(getattr(plan, name, None), before)
+    for view in plan.records, plan._core.cu_seqlens_q, plan._core.cu_seqlens_k:
+        assert not view.flags.writeable
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+
+
+OPTIONS = {
+    "default": {},
+    "chosen": dict(scheduler="ValidOnlyIndividual", order="natural", window=(5, 3), workers=3),
+    "padded": dict(scheduler="Individual", causal=True),
+    "cuda": dict(backend="cuda", pack_sequences=True, workers=132),
+    "sycl": dict(backend="sycl"),
+    "own": dict(backend="cuda", scheduler=exactile.Scheduler("Mine", source="struct Mine {};")),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_copies_and_pickles(options):
+    lengths = np.array([34, 0, 7, 300, 34])
+    plan = exactile.plan(seqlens_q=lengths, **GOLDEN, **OPTIONS[options])
+    for got in copy.copy(plan), copy.deepcopy(plan), pickle.loads(pickle.dumps(plan)):
+        for name in exactile.Plan.__annotations__:
+            if name != "planning_us":
+                assert getattr(got, name) == getattr(plan, name), name
+        assert np.array_equal(got.records, plan.records)
+        assert np.array_equal(got.seqlens, plan.seqlens)
+        assert got._core is not plan._core
+        assert got.summary() == plan.summary()
+
+
+def test_a_copy_runs_and_the_callers_lengths_may_change():
+    batch = make_batch([30, 12])
+    want = batch.run()[0]
+    shape = dict(num_heads_q=4, num_heads_kv=2, head_dim=64, dtype="float32")
+    plan = exactile.plan(batch.cu_q, **shape)
+    batch.cu_q[1] = 5
+    for each in plan, copy.deepcopy(plan):
+        assert_same_bits(each.run(batch.q, batch.k, batch.v), want)
+    batch.cu_q[1] = 30
+    assert plan.seqlens.q.tolist() == [30, 12]
+
+
+def test_a_copy_is_planned_for_the_threads_there_are():
+    plan = exactile.plan(seqlens_q=[4000], **GOLDEN)
+    before = exactile.get_num_threads()
+    try:
+        exactile.set_num_threads(before + 1)
+        assert copy.copy(plan).workers == before + 1
+    finally:
+        exactile.set_num_threads(None)
+
+
+@pytest.mark.parametrize("order", _core.ORDERS)
+def test_lengths_that_change_under_the_planner(order):
+    """Planned from a copy: what comes out is a plan of lengths that were checked, or an error."""
+    low = np.arange(0, 64 * 2001, 64, dtype=np.int32)
+    high = low.copy()
+    high[1:-1] += 60000  # within a sequence more: more tiles, and at its end a decrease
+    cu = low.copy()
+    stop = threading.Event()
+
+    def change():
+        while not stop.is_set():
+            cu[:] = high
+            cu[:] = low
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(300):
+            try:
+                plan = exactile.plan(cu, **GOLDEN, order=order, scheduler="ValidOnlyIndividual")
+            except ValueError:
+                continue
+            lengths = plan.seqlens.q
+            assert (lengths >= 0).all()
+            assert plan.num_records == -(-lengths // plan.tile_tokens).sum()
+            assert plan.records[:, 0].min() >= 0
+            assert plan.records[:, 1].max() <= cu[-1]
+    finally:
+        stop.set()
+        thread.join()

@@ -89,6 +89,21 @@ def test_schedule(dtype, mask):
                 assert_same_bits(got, want)
 
 
+@pytest.mark.parametrize("kernel", ["portable", "xmx_emulated"])
+@pytest.mark.parametrize("pack_gqa", [False, True])
+def test_in_place(monkeypatch, kernel, pack_gqa):
+    monkeypatch.setenv("EXACTILE_SYCL_KERNEL", kernel)
+    batch = make_batch([150, 1, 0, 70], heads=(8, 2), dtype="float16", causal=True)
+    want = run(batch, pack_gqa=pack_gqa)[0]
+    q, k, v = (dpnp.asarray(x) for x in (batch.q, batch.k, batch.v))
+    out = exactile.varlen_prefill(q, k, v, batch.cu_q, causal=True, pack_gqa=pack_gqa, out=q)
+    assert out is q
+    assert_same_bits(dpnp.asnumpy(q), want)
+    for out in (q[::-1], q[:1] + dpnp.zeros_like(q[:1])):
+        with pytest.raises(ValueError, match=r"out apart from q, k and v|out of shape"):
+            exactile.varlen_prefill(q, k, v, batch.cu_q, out=out)
+
+
 @pytest.mark.parametrize("heads", [(1, 1), (6, 2), (8, 1), (3, 3)])
 @pytest.mark.parametrize("pack_gqa", [False, True])
 def test_heads(heads, pack_gqa):

@@ -15,7 +15,7 @@ from typing import Any
 from exactile import _core, _sycl, workloads
 from exactile._arrays import empty_result_cache
 from exactile.api import varlen_prefill
-from exactile.plan import BACKENDS, SCHEDULERS, Plan, plan
+from exactile.planning import BACKENDS, SCHEDULERS, Plan, plan
 from exactile.scheduler import Scheduler
 from exactile.threads import get_num_threads, set_num_threads
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile import _core
+from exactile._arguments import DtypeName
 
 LARGE_BYTES = 4 << 20
 """Results from here on lie in memory that is kept for the next one (`empty_result_cache`). Smaller
@@ -18,6 +19,18 @@ ones the allocators of numpy and torch keep: a run takes 1.05 to 1.2 times as wi
 Array = Any
 """numpy.ndarray, torch.Tensor, or anything with ``__dlpack__``."""
 
+DTYPE_ALIASES: dict[str, DtypeName] = {
+    "float32": "float32",
+    "fp32": "float32",
+    "float": "float32",
+    "float16": "float16",
+    "fp16": "float16",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+}
+"""The usual names, and those that messages use."""
+
 
 def is_torch(x: Array) -> bool:
     """Whether `x` is a torch tensor; never imports torch."""
@@ -25,47 +38,59 @@ def is_torch(x: Array) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def dtype_name(x: Array) -> str:
-    """Name of the element type, such as ``"float32"`` or ``"bfloat16"``."""
-    if is_torch(x):
-        return str(x.dtype).removeprefix("torch.")
-    try:
-        return str(np.dtype(x.dtype).name)
-    except (AttributeError, TypeError):
-        return str(getattr(x, "dtype", type(x).__name__))
+def canonical_dtype(dtype: Any, function: str = "plan") -> DtypeName:
+    """Name of a dtype that the kernels know.
+
+    Parameters
+    ----------
+    dtype : str or dtype
+        A name of `DTYPE_ALIASES`, or a dtype of numpy, ml_dtypes, torch or JAX.
+    function : str
+        Begins the messages.
+
+    Raises
+    ------
+    TypeError
+        `dtype` is no dtype.
+    ValueError
+        It is another one.
+    """
+    if isinstance(dtype, str):
+        name = dtype.removeprefix("torch.")
+    elif (text := str(dtype)).startswith("torch."):
+        name = text.removeprefix("torch.")
+    else:
+        try:
+            if dtype is None:  # numpy's float64
+                raise TypeError
+            name = str(np.dtype(dtype).name)
+        except TypeError:
+            raise TypeError(
+                f"{function}: expected dtype to be a dtype or its name, got {dtype!r}"
+            ) from None
+    if name not in DTYPE_ALIASES:
+        expected = ", ".join(_core.DTYPES)
+        raise ValueError(f"{function}: dtype: expected one of {expected}, got {name!r}")
+    return DTYPE_ALIASES[name]
 
 
 def check_input(x: Array, name: str) -> None:
-    """Raise unless `x` is an array that the kernels may read.
+    """Raise unless `x` looks like an array; the rest is checked where it is read.
 
     Raises
     ------
     TypeError
         `x` is no array.
-    ValueError
-        `x` is a torch tensor that requires grad.
     """
     if not hasattr(x, "__dlpack__") or not hasattr(x, "dtype"):
         raise TypeError(
             f"varlen_prefill: expected {name} to be a numpy array, a torch tensor or an array with "
             f"__dlpack__, got {type(x).__name__}"
         )
-    if getattr(x, "requires_grad", False):
-        raise ValueError(
-            f"varlen_prefill: expected {name} not to require grad (there is no backward pass), got "
-            "a tensor that does; pass it detached"
-        )
-
-
-def check_output(x: Array) -> None:
-    """Raise unless `x` is an array that the kernels may write."""
-    check_input(x, "out")
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        raise ValueError("varlen_prefill: expected a writable out, got a read-only array")
 
 
 def storage(x: Array) -> Array:
-    """`x` as the compiled module takes it: numpy has no bfloat16, so those go as uint16."""
+    """`x` as DLPack can give it: numpy has no bfloat16, so those go as uint16."""
     if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16":
         return x.view(np.uint16)
     return x
@@ -134,18 +159,19 @@ def as_int32(lengths: Any, name: str) -> npt.NDArray[np.int32]:
     ValueError
         `lengths` is not 1-d, or a value does not fit in 31 bits.
     """
-    if hasattr(lengths, "__dlpack_device__") and not isinstance(lengths, np.ndarray):
-        device_type = int(lengths.__dlpack_device__()[0])
-        if device_type != 1:
-            raise TypeError(
-                f"plan: expected {name} in CPU memory, got an array on DLPack device type "
-                f"{device_type}; pass the lengths that the host knows"
-            )
+    if isinstance(lengths, np.ma.MaskedArray):
+        raise TypeError(f"plan: expected {name} without a mask, got a masked array")
+    if is_torch(lengths):
+        lengths = _host_tensor(lengths, name)
+    elif hasattr(lengths, "__dlpack_device__") and not isinstance(lengths, np.ndarray):
+        _check_on_host(_core.device_name(int(lengths.__dlpack_device__()[0])), name)
         lengths = np.from_dlpack(lengths)
     array = np.asarray(lengths)
     if array.size == 0 and not isinstance(lengths, np.ndarray):
         array = array.astype(np.int32)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind in "fO" and all(type(x) is int for x in np.asarray(lengths, object).flat):
+        array = np.asarray(lengths, object)  # some of more than 64 bits
+    elif array.dtype.kind not in "iu":
         raise TypeError(f"plan: expected {name} of integers, got dtype {array.dtype}")
     if array.ndim != 1:
         raise ValueError(f"plan: expected {name} of rank 1, got shape {array.shape}")
@@ -158,6 +184,31 @@ def as_int32(lengths: Any, name: str) -> npt.NDArray[np.int32]:
             )
         array = array.astype(np.int32)
     return np.ascontiguousarray(array)
+
+
+def _host_tensor(lengths: Any, name: str) -> npt.NDArray[Any]:
+    """A torch tensor's memory as numpy's."""
+    device = str(lengths.device.type)
+    _check_on_host("CPU" if device == "cpu" else device, name)
+    try:
+        array: npt.NDArray[Any] = lengths.numpy()
+        if array.size and not lengths.data_ptr():
+            raise RuntimeError("it holds no memory")
+    except Exception as error:  # a kind of tensor that has no plain memory
+        reason = str(error).partition("\n")[0]
+        raise TypeError(
+            f"plan: expected {name} to be a dense tensor of integers, got a "
+            f"{type(lengths).__name__} ({reason})"
+        ) from None
+    return array
+
+
+def _check_on_host(device: str, name: str) -> None:
+    if device != "CPU":
+        raise TypeError(
+            f"plan: expected {name} in CPU memory, got an array on {device}; pass the lengths that "
+            "the host knows"
+        )
 
 
 def cumulated(lengths: Any, name: str) -> npt.NDArray[np.int32]:

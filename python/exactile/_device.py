@@ -9,19 +9,29 @@ from typing import Any
 import numpy as np
 
 from exactile import _core
+from exactile._arguments import BackendName, integer
 
 _CPU, _CUDA, _CUDA_MANAGED, _ONEAPI = 1, 2, 13, 14  # DLPack
-_BACKENDS = {_CPU: "cpu", _CUDA: "cuda", _CUDA_MANAGED: "cuda", _ONEAPI: "sycl"}
+BACKEND_OF_DEVICE: dict[int, BackendName] = {
+    _CPU: "cpu",
+    _CUDA: "cuda",
+    _CUDA_MANAGED: "cuda",
+    _ONEAPI: "sycl",
+}
+"""Name of the backend that reaches the memory of a device, by DLPack's type."""
 
 
 def backend_of(x: Any) -> str:
     """Name of the backend that reaches the memory of an array; ``"cpu"`` for an unknown one."""
-    if getattr(x, "is_cuda", False):
-        return "cuda"
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return {"cuda": "cuda", "xpu": "sycl"}.get(x.device.type, "cpu")
+    if isinstance(x, (np.ndarray, list, tuple)):
+        return "cpu"
     if hasattr(x, "__sycl_usm_array_interface__"):  # gives DLPack for its default context only
         return "sycl"
     try:
-        return _BACKENDS.get(int(x.__dlpack_device__()[0]), "cpu")
+        return BACKEND_OF_DEVICE.get(int(x.__dlpack_device__()[0]), "cpu")
     except Exception:  # a device that DLPack does not know: refused when it is run
         return "cpu"
 
@@ -39,6 +49,8 @@ def stream_handle(stream: Any) -> int:
     ------
     TypeError
         `stream` is no integer and has none of ``__cuda_stream__``, ``cuda_stream`` and ``ptr``.
+    ValueError
+        A handle that is no address.
     """
     if hasattr(stream, "__cuda_stream__"):
         protocol = stream.__cuda_stream__
@@ -46,8 +58,10 @@ def stream_handle(stream: Any) -> int:
     for name in ("cuda_stream", "ptr"):
         if hasattr(stream, name):
             return int(getattr(stream, name))
-    if isinstance(stream, int) and not isinstance(stream, bool):
-        return stream
+    if isinstance(stream, (int, np.integer)) and not isinstance(stream, bool):
+        if not 0 <= stream < 1 << 64:
+            raise ValueError(f"varlen_prefill: expected a stream handle of 64 bits, got {stream}")
+        return int(stream)
     raise TypeError(
         "varlen_prefill: expected stream to be an integer handle or an object with "
         f"__cuda_stream__ or cuda_stream, got {type(stream).__name__}"
@@ -82,6 +96,7 @@ class DeviceLengths:
                 "plan: expected total_q (and total_k) with cu_seqlens on a GPU: the tokens of the "
                 "packed tensors bound the launch"
             )
+        total_q, total_k = integer(total_q, "total_q"), integer(total_k, "total_k")
         self._keep = (cu_q, cu_k)
         views = [_Lengths(x, name) for x, name in ((cu_q, "cu_seqlens_q"), (cu_k, "cu_seqlens_k"))]
         first, second = views
@@ -116,24 +131,32 @@ class _Lengths:
             if not x.is_contiguous():
                 raise ValueError(f"plan: expected {name} to be contiguous")
             self.address, self.device = x.data_ptr(), x.get_device()
+            if self.address == 0:
+                raise TypeError(f"plan: expected {name} to hold memory, got a {type(x).__name__}")
         else:
-            self.address, self.device = _core.cuda_lengths(x)
+            try:
+                self.address, self.device = _core.cuda_lengths(x)
+            except TypeError:  # the binding's, about types of C++
+                raise TypeError(
+                    f"plan: expected {name} to be a contiguous int32 array with __dlpack__ on a "
+                    f"GPU, got {type(x).__name__}"
+                ) from None
 
 
 def run_torch(
-    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: float, stream: Any
+    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: Any, stream: Any
 ) -> Any:
     """Run a plan on torch tensors, read without DLPack. Arguments as those of `Plan.run`."""
     device = q.get_device()
     current = _torch_stream(device)
     handle = current if stream is None else stream_handle(stream)
     if handle == current:
-        out, lse = _torch_results(core, q, out, return_lse)
+        result, lse = _torch_results(core, q, out, return_lse)
     else:  # torch's memory is reused in stream order: results come from the stream that writes them
         with _torch_scope(device, handle):
-            out, lse = _torch_results(core, q, out, return_lse)
-    core.run_torch(q, k, v, out, 0 if lse is None else lse.data_ptr(), scale, handle)
-    return (out, lse) if return_lse else out
+            result, lse = _torch_results(core, q, out, return_lse)
+    core.run(q, k, v, result, lse, scale, handle, out is not None)
+    return (result, lse) if return_lse else result
 
 
 def _torch_results(core: _core.Plan, q: Any, out: Any, return_lse: bool) -> tuple[Any, Any]:
@@ -166,7 +189,7 @@ def _torch_scope(device: int, stream: int) -> AbstractContextManager[Any]:
 
 
 def run_foreign(
-    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: float, stream: Any
+    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: Any, stream: Any
 ) -> Any:
     """Run a plan on arrays of any other library. Arguments as those of `Plan.run`."""
     results = _ForeignResults(q, stream)
@@ -174,7 +197,7 @@ def run_foreign(
     if out is None:
         result = results.empty((core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
     lse = results.empty((core.num_heads_q, core.total_q), "float32") if return_lse else None
-    core.run(q, k, v, result, lse, scale, results.stream)
+    core.run(q, k, v, result, lse, scale, results.stream, out is not None)
     if out is None:
         result = results.give_back(result)
     return (result, results.give_back(lse)) if return_lse else result

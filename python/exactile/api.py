@@ -2,35 +2,112 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
-from exactile import _sycl
-from exactile._arrays import Array, check_input, dtype_name
-from exactile._device import backend_of
-from exactile.plan import plan
+import numpy as np
+import numpy.typing as npt
+
+from exactile import _core, _sycl
+from exactile._arguments import BackendName, OrderName, SchedulerName, eager
+from exactile._arrays import canonical_dtype
+from exactile._device import BACKEND_OF_DEVICE
+from exactile.planning import ArrayT, ScalarT, plan
 from exactile.scheduler import Scheduler
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+class Options(TypedDict, total=False):
+    """What every form of `varlen_prefill` takes."""
+
+    causal: bool
+    window: tuple[int, int]
+    softmax_scale: float | None
+    out: Any
+    scheduler: SchedulerName | Scheduler
+    order: OrderName | None
+    pack_gqa: bool | None
+    pack_sequences: bool | None
+    backend: BackendName | None
+    workers: int | None
+    stream: Any
+    dtype: Any
+
+
+@overload
 def varlen_prefill(
-    q: Array,
-    k: Array,
-    v: Array,
+    q: ArrayT,
+    k: Any,
+    v: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any = None,
+    *,
+    return_lse: Literal[False] = False,
+    **options: Unpack[Options],
+) -> ArrayT: ...
+
+
+@overload
+def varlen_prefill(
+    q: npt.NDArray[ScalarT],
+    k: Any,
+    v: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any = None,
+    *,
+    return_lse: Literal[True],
+    **options: Unpack[Options],
+) -> tuple[npt.NDArray[ScalarT], npt.NDArray[np.float32]]: ...
+
+
+@overload
+def varlen_prefill(
+    q: ArrayT,
+    k: Any,
+    v: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any = None,
+    *,
+    return_lse: Literal[True],
+    **options: Unpack[Options],
+) -> tuple[ArrayT, ArrayT]: ...
+
+
+@overload
+def varlen_prefill(
+    q: ArrayT,
+    k: Any,
+    v: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any = None,
+    *,
+    return_lse: bool,
+    **options: Unpack[Options],
+) -> ArrayT | tuple[ArrayT, ArrayT]: ...
+
+
+@eager
+def varlen_prefill(
+    q: Any,
+    k: Any,
+    v: Any,
     cu_seqlens_q: Any,
     cu_seqlens_k: Any = None,
     *,
     causal: bool = False,
     window: tuple[int, int] = (-1, -1),
     softmax_scale: float | None = None,
-    out: Array | None = None,
+    out: Any = None,
     return_lse: bool = False,
-    scheduler: str | Scheduler = "auto",
-    order: str | None = None,
+    scheduler: SchedulerName | Scheduler = "auto",
+    order: OrderName | None = None,
     pack_gqa: bool | None = None,
     pack_sequences: bool | None = None,
-    backend: str | None = None,
+    backend: BackendName | None = None,
     workers: int | None = None,
     stream: Any = None,
-    dtype: str | None = None,
+    dtype: Any = None,
 ) -> Any:
     """Attention over a batch of sequences packed back to back, each attending to itself.
 
@@ -51,7 +128,7 @@ def varlen_prefill(
         As `exactile.plan`; the default backend is that of the arrays' device.
     softmax_scale, out, return_lse, stream
         As `exactile.Plan.run`.
-    dtype : str, optional
+    dtype : str or dtype, optional
         ``"bfloat16"`` where the arrays are its storage as uint16. Default: that of `q`.
 
     Returns
@@ -66,7 +143,7 @@ def varlen_prefill(
     ValueError
         Shapes, dtypes, lengths or names that do not fit; nothing has been written.
     TypeError
-        An argument of a wrong kind.
+        An argument of a wrong kind, or an array without memory or under a transformation.
 
     Notes
     -----
@@ -85,24 +162,23 @@ def varlen_prefill(
     >>> exactile.varlen_prefill(q, k, v, [0, 2, 5], causal=True).shape
     (5, 4, 64)
     """
-    for x, name in ((q, "q"), (k, "k"), (v, "v")):
-        check_input(x, name)
-        if len(x.shape) != 3:
-            raise ValueError(
-                f"varlen_prefill: expected {name} of rank 3 (tokens, heads, head_dim), got shape "
-                f"{tuple(x.shape)}"
-            )
-    backend = backend or backend_of(q)
-    if backend == "sycl" and backend_of(q) == "sycl":
+    given = "" if dtype is None else canonical_dtype(dtype, "varlen_prefill")
+    shape_q, dtype_q, device = _core.array_info(q, "q", given)
+    shape_k, _, _ = _core.array_info(k, "k", dtype_q)
+    shape_v, _, _ = _core.array_info(v, "v", dtype_q)
+    own: BackendName = BACKEND_OF_DEVICE.get(device, "cpu")  # the run refuses other devices
+    if backend is None:
+        backend = own
+    if backend == own == "sycl":
         stream = _sycl.queue_of(q, stream)
     planned = plan(
         cu_seqlens_q,
         cu_seqlens_k,
-        num_heads_q=q.shape[1],
-        num_heads_kv=k.shape[1],
-        head_dim=q.shape[2],
-        head_dim_v=v.shape[2],
-        dtype=dtype or dtype_name(q),
+        num_heads_q=shape_q[1],
+        num_heads_kv=shape_k[1],
+        head_dim=shape_q[2],
+        head_dim_v=shape_v[2],
+        dtype=given or dtype_q,
         causal=causal,
         window=window,
         scheduler=scheduler,
@@ -111,8 +187,8 @@ def varlen_prefill(
         pack_sequences=pack_sequences,
         backend=backend,
         workers=workers,
-        total_q=q.shape[0],
-        total_k=k.shape[0],
+        total_q=shape_q[0],
+        total_k=shape_k[0],
         stream=stream,
     )
     return planned.run(

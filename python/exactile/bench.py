@@ -18,7 +18,7 @@ import numpy.typing as npt
 import exactile
 from exactile.machines import Machine
 from exactile.peers import Peer
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.reference import reference, to_bfloat16, widened
 from exactile.workloads import Lengths
 

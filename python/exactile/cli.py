@@ -21,7 +21,7 @@ from exactile import completion, memory, options
 from exactile.bench import measure, plan_fields, random_data
 from exactile.machines import Machine, machine_of
 from exactile.peers import Fa3, Peer, TorchSdpa
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.plot import tile_map
 from exactile.report import (
     JsonLines,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exactile.plan import Plan
+from exactile.planning import Plan
 
 _SEQUENCE_BYTES = 128
 """Of a sequence: its lengths while they are drawn, added up and shown (measured: 85 to 116)."""

@@ -16,7 +16,7 @@ import numpy as np
 
 import exactile
 from exactile import memory, workloads
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.workloads import Lengths
 
 _INT32_MAX = 2**31 - 1

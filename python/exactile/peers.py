@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.workloads import Lengths
 
 MATMUL_SIZE, GPU_MATMUL_SIZE = 2048, 8192

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.timeline import PHASES, Slices, Timeline
 
 NOT_LAUNCHED, EMPTY = "#f1f1f1", "#f7ccad"

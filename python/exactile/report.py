@@ -13,7 +13,7 @@ from typing import Any, cast
 from exactile import plot
 from exactile.bench import Data, Result
 from exactile.machines import Gpu, Machine, processor_name
-from exactile.plan import Plan
+from exactile.planning import Plan
 from exactile.timeline import PHASES, Timeline, record, write_trace
 
 

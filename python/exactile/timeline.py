@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile.machines import Gpu
-from exactile.plan import Plan
+from exactile.planning import Plan
 
 _NUMBERS = ("q_begin", "q_end", "k_begin", "k_len", "head", "work_group", "sm", "times_written")
 RECORD = np.dtype(
@@ -209,8 +209,14 @@ def record(plan: Plan, data: Sequence[npt.NDArray[Any]], gpu: Gpu) -> Timeline:
     def run() -> None:
         memory.zero_()
         stream = torch.cuda.current_stream().cuda_stream
-        core.run_torch(
-            q, k, v, out, 0, plan.head_dim**-0.5, stream, memory.data_ptr(), core.timeline_bytes
+        core.run(
+            q,
+            k,
+            v,
+            out,
+            stream=stream,
+            timeline=memory.data_ptr(),
+            timeline_bytes=core.timeline_bytes,
         )
 
     for _ in range(2):

@@ -1,14 +1,15 @@
 // src/sycl/arrays.hpp - arrays in USM as the host code sees them.
 #pragma once
 
-#include <nanobind/nanobind.h>
-
-#include "../prefill.hpp"
+#include "../arrays.hpp"
 
 namespace exactile::sycl {
 
-/// An array of dpnp, read through __sycl_usm_array_interface__ (it gives DLPack for its default
-/// context only), or of any other library, through DLPack. `writable`: refuse one that is not.
-ArrayRef usm_array_ref(nanobind::handle array, Dtype planned, const char* name, bool writable);
+/// Whether x has __sycl_usm_array_interface__: dpnp's arrays do, and give DLPack for their default
+/// context only.
+bool has_interface(nanobind::handle x);
+
+/// As read_array, through that interface.
+ArrayRef read_interface(nanobind::handle x, const ArrayRequest& request);
 
 }  // namespace exactile::sycl

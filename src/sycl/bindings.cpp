@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "../jit/cache.hpp"
+#include "../torch_arrays.hpp"
 #include "arrays.hpp"
 #include "kernels.hpp"
 #include "launch.hpp"
@@ -34,16 +35,24 @@ using Addresses = std::vector<std::pair<std::string, uint64_t>>;
 std::tuple<nb::bytes, Addresses> params_of(const Plan& plan, nb::handle q, nb::handle k,
                                            nb::handle v, nb::handle out, uint64_t lse,
                                            double softmax_scale, uint64_t work_groups) {
+  const auto read = [&](nb::handle x, const char* name, bool writable = false) {
+    Array array = read_array(x, {.name = name, .planned = plan.dtype, .writable = writable});
+    // Which oneAPI device and context it is says the runtime.
+    if (array.ref.device.type == kDeviceOneApi) array.ref.device.id = 0;
+    return array;
+  };
+  const Array arrays_read[] = {read(q, "q"), read(k, "k"), read(v, "v"), read(out, "out", true)};
   const PrefillArgs args{
-      .q = usm_array_ref(q, plan.dtype, "q", /*writable=*/false),
-      .k = usm_array_ref(k, plan.dtype, "k", /*writable=*/false),
-      .v = usm_array_ref(v, plan.dtype, "v", /*writable=*/false),
-      .out = usm_array_ref(out, plan.dtype, "out", /*writable=*/true),
+      .q = arrays_read[0].ref,
+      .k = arrays_read[1].ref,
+      .v = arrays_read[2].ref,
+      .out = arrays_read[3].ref,
       .lse = reinterpret_cast<float*>(lse),
       .softmax_scale = softmax_scale,
       .work_groups = reinterpret_cast<int32_t*>(work_groups),
   };
   check_args(plan, args);
+  if (const Torch* const torch = Torch::loaded(); torch && torch->owns(out)) torch->will_write(out);
   Addresses addresses;
   const std::pair<const char*, const ArrayRef&> arrays[] = {
       {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import operator
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from exactile import _core, _sycl
+from exactile._arguments import (
+    BackendName,
+    DtypeName,
+    OrderName,
+    SchedulerName,
+    boolean,
+    eager,
+    integer,
+    one_of,
+    window_sizes,
+)
 from exactile._arrays import (
-    Array,
     as_int32,
+    canonical_dtype,
     check_input,
-    check_output,
     cumulated,
     empty_like,
     give_back,
-    storage,
 )
 from exactile._device import (
     DeviceLengths,
@@ -24,6 +34,7 @@ from exactile._device import (
     is_torch_cuda,
     run_foreign,
     run_torch,
+    stream_handle,
 )
 from exactile.scheduler import Scheduler
 from exactile.threads import get_num_threads
@@ -33,6 +44,9 @@ SCHEDULERS: tuple[str, ...] = _core.SCHEDULERS
 
 BACKENDS: tuple[str, ...] = _core.BACKENDS
 """Names of the backends that can be planned for."""
+
+ArrayT = TypeVar("ArrayT")
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 class Seqlens(NamedTuple):
@@ -44,6 +58,9 @@ class Seqlens(NamedTuple):
 
 class Plan:
     """A planned batch: made once from the lengths by `plan`, run on any number of layers.
+
+    Read-only. A copy, or one that was pickled, is planned anew from the same request; where the
+    lengths are on a GPU that is a TypeError.
 
     Attributes
     ----------
@@ -74,9 +91,9 @@ class Plan:
     """
 
     scheduler: str
-    order: str
-    backend: str
-    dtype: str
+    order: OrderName
+    backend: BackendName
+    dtype: DtypeName
     batch: int
     num_heads_q: int
     num_heads_kv: int
@@ -99,12 +116,35 @@ class Plan:
     bytes: int
     planning_us: float
 
-    def __init__(self, core: _core.Plan, lengths: DeviceLengths | None = None) -> None:
-        self._core = core
-        self._device_lengths = lengths  # keeps the arrays alive
-        self._sycl_memory = _sycl.PlanMemory()
-        for name in Plan.__annotations__:
-            setattr(self, name, getattr(core, name))
+    def __init__(
+        self, core: _core.Plan, request: dict[str, Any], lengths: DeviceLengths | None = None
+    ) -> None:
+        self._core: _core.Plan
+        self._request: dict[str, Any]
+        self._device_lengths: DeviceLengths | None
+        self._sycl_memory: _sycl.PlanMemory
+        self.__dict__.update(
+            zip(_FIELDS, _fields_of(core), strict=True),
+            _core=core,
+            _request=request,
+            _device_lengths=lengths,  # keeps the arrays alive
+            _sycl_memory=_sycl.PlanMemory(),
+        )
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"Plan.{name}: plans are read-only")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"Plan.{name}: plans are read-only")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._device_lengths:
+            raise TypeError(
+                "Plan: expected lengths on the host to copy or pickle a plan, got a plan whose "
+                "lengths are on the GPU"
+            )
+        cu_seqlens = np.array(self._core.cu_seqlens_q), np.array(self._core.cu_seqlens_k)
+        return _make, (*cu_seqlens, self._request)
 
     @property
     def seqlens(self) -> Seqlens:
@@ -173,13 +213,66 @@ class Plan:
             f"for {self.valid} tiles, {self.backend}>"
         )
 
+    @overload
     def run(
         self,
-        q: Array,
-        k: Array,
-        v: Array,
+        q: ArrayT,
+        k: Any,
+        v: Any,
         *,
-        out: Array | None = None,
+        out: Any = None,
+        return_lse: Literal[False] = False,
+        softmax_scale: float | None = None,
+        stream: Any = None,
+    ) -> ArrayT: ...
+
+    @overload
+    def run(
+        self,
+        q: npt.NDArray[ScalarT],
+        k: Any,
+        v: Any,
+        *,
+        out: Any = None,
+        return_lse: Literal[True],
+        softmax_scale: float | None = None,
+        stream: Any = None,
+    ) -> tuple[npt.NDArray[ScalarT], npt.NDArray[np.float32]]: ...
+
+    @overload
+    def run(
+        self,
+        q: ArrayT,
+        k: Any,
+        v: Any,
+        *,
+        out: Any = None,
+        return_lse: Literal[True],
+        softmax_scale: float | None = None,
+        stream: Any = None,
+    ) -> tuple[ArrayT, ArrayT]: ...
+
+    @overload
+    def run(
+        self,
+        q: ArrayT,
+        k: Any,
+        v: Any,
+        *,
+        out: Any = None,
+        return_lse: bool,
+        softmax_scale: float | None = None,
+        stream: Any = None,
+    ) -> ArrayT | tuple[ArrayT, ArrayT]: ...
+
+    @eager
+    def run(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        *,
+        out: Any = None,
         return_lse: bool = False,
         softmax_scale: float | None = None,
         stream: Any = None,
@@ -195,13 +288,14 @@ class Plan:
         k : array, shape (total_k, num_heads_kv, head_dim)
         v : array, shape (total_k, num_heads_kv, head_dim_v)
         out : array, shape (total_q, num_heads_q, head_dim_v), optional
-            Written and returned instead of a new array.
+            Written and returned instead of a new array. It shares no element with `q`, `k` or `v`,
+            but may be exactly `q`, which is overwritten then. Torch sees the write.
         return_lse : bool
             Also return the log-sum-exp of every row's scaled scores.
         softmax_scale : float, optional
-            Finite and > 0. Default: ``head_dim ** -0.5``.
+            Finite and > 0, as a float32 too. Default: ``head_dim ** -0.5``.
         stream : int or stream object, optional
-            CUDA: where to enqueue; a handle, or an object with ``__cuda_stream__`` or
+            CPU: None. CUDA: where to enqueue; a handle, or an object with ``__cuda_stream__`` or
             ``cuda_stream``. Default: the current stream of torch or CuPy for their arrays, else the
             default stream. SYCL: a dpctl.SyclQueue, in order or not. Default: that of `q`, or an
             in-order one of ours on its device.
@@ -216,9 +310,11 @@ class Plan:
         Raises
         ------
         ValueError
-            An array does not fit the plan or another array. Nothing has been written.
+            An array does not fit the plan or another array, or requires grad while gradients are
+            recorded. Nothing has been written.
         TypeError
-            An argument is no array that can be used.
+            An argument is no array that can be used: one without memory, or under a transformation
+            (vmap, torch.jit.trace, jax.jit, forward-mode differentiation).
         MemoryError
             No memory for the result or, on the CPU, for a thread; `out` may be partly written then.
         RuntimeError
@@ -237,31 +333,35 @@ class Plan:
         several threads share the helper threads, and signals are answered between tiles: Ctrl-C
         ends a run and leaves `out` partly written.
         """
-        if softmax_scale is None:
-            softmax_scale = self.head_dim**-0.5
+        core = self._core
         if is_torch_cuda(q):
-            return run_torch(self._core, q, k, v, out, return_lse, softmax_scale, stream)
-        for x, name in ((q, "q"), (k, "k"), (v, "v")):
-            check_input(x, name)
+            return run_torch(core, q, k, v, out, return_lse, softmax_scale, stream)
         if self.backend == "sycl":
-            return _sycl.run(
-                self._core, self._sycl_memory, q, k, v, out, return_lse, softmax_scale, stream
-            )
+            _core.refuse_tracing("varlen_prefill")
+            scale = core.scale(softmax_scale)
+            return _sycl.run(core, self._sycl_memory, q, k, v, out, return_lse, scale, stream)
         if self.backend == "cuda" and backend_of(q) == "cuda":
-            return run_foreign(self._core, q, k, v, out, return_lse, softmax_scale, stream)
-        total_q = self._core.total_q
+            return run_foreign(core, q, k, v, out, return_lse, softmax_scale, stream)
+        _check_no_stream(stream, "varlen_prefill")
         result = out
         if result is None:
-            result = empty_like(q, (total_q, self.num_heads_q, self.head_dim_v))
-        else:
-            check_output(result)
-        lse = empty_like(q, (self.num_heads_q, total_q), dtype="float32") if return_lse else None
-        self._core.run(storage(q), storage(k), storage(v), storage(result), lse, softmax_scale)
+            check_input(q, "q")
+            result = empty_like(q, (core.total_q, core.num_heads_q, core.head_dim_v))
+        lse = None
+        if return_lse:
+            check_input(q, "q")
+            lse = empty_like(q, (core.num_heads_q, core.total_q), dtype="float32")
+        core.run(q, k, v, result, lse, softmax_scale, 0, out is not None)
         if out is None:
             result = give_back(result, q)
         return (result, give_back(lse, q)) if return_lse else result
 
 
+_FIELDS = tuple(Plan.__annotations__)
+_fields_of = operator.attrgetter(*_FIELDS)
+
+
+@eager
 def plan(
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
@@ -275,11 +375,11 @@ def plan(
     dtype: Any,
     causal: bool = False,
     window: tuple[int, int] = (-1, -1),
-    scheduler: str | Scheduler = "auto",
-    order: str | None = None,
+    scheduler: SchedulerName | Scheduler = "auto",
+    order: OrderName | None = None,
     pack_gqa: bool | None = None,
     pack_sequences: bool | None = None,
-    backend: str | None = None,
+    backend: BackendName | None = None,
     workers: int | None = None,
     total_q: int | None = None,
     total_k: int | None = None,
@@ -301,7 +401,8 @@ def plan(
     head_dim, head_dim_v : int
         Of q and k; of v and out (default: `head_dim`).
     dtype : str or dtype
-        ``"float32"``, ``"float16"`` or ``"bfloat16"``, or a numpy or torch dtype of that name.
+        ``"float32"``, ``"float16"`` or ``"bfloat16"``; fp32, float, fp16, half or bf16; or a dtype
+        of numpy, ml_dtypes, torch or JAX.
     causal : bool
         Row i sees keys ``j <= i + (len_k - len_q)`` (bottom-right aligned): a right window of 0.
     window : tuple[int, int]
@@ -326,12 +427,13 @@ def plan(
         Work-groups that run at a time. Default: `get_num_threads` for the CPU; what the current
         GPU or SYCL device runs at a time, or 132 and 128 without one.
     total_q, total_k : int, optional
-        With cu_seqlens in GPU memory (int32): the tokens of the packed tensors. The list is then
+        The tokens of the packed tensors: what cu_seqlens have to end with. With cu_seqlens in GPU
+        memory (int32), which nobody looks at, they are required. The list is then
         made on the GPU, on `stream`, without a wait on the host: launches and `num_records` are
         bounds, work is not counted. Captured in a CUDA graph it is made anew by every replay.
     stream : int or stream object, optional
-        For lengths on a GPU; as in `Plan.run`. SYCL: whose device is planned for; default: the one
-        that SYCL prefers here.
+        For lengths on a GPU; as in `Plan.run`. CPU: None. SYCL: whose device is planned for;
+        default: the one that SYCL prefers here.
 
     Returns
     -------
@@ -342,8 +444,9 @@ def plan(
     ValueError
         Lengths, heads, dims or names that cannot be planned; the message says what was expected.
     TypeError
-        Lengths that are no integers, or not on the host.
+        Lengths that are no integers, or not on the host; an argument of another type.
     """
+    _core.refuse_tracing("plan")
     lengths = None
     if cu_seqlens_q is not None and seqlens_q is None and backend_of(cu_seqlens_q) == "cuda":
         lengths = DeviceLengths(cu_seqlens_q, cu_seqlens_k, total_q, total_k, stream)
@@ -353,12 +456,6 @@ def plan(
         cu_q = _cu_seqlens(cu_seqlens_q, seqlens_q, "q")
         keys_follow = cu_seqlens_k is None and seqlens_k is None
         cu_k = cu_q if keys_follow else _cu_seqlens(cu_seqlens_k, seqlens_k, "k")
-    if len(window) != 2:
-        raise ValueError(f"plan: expected window of two sizes, (left, right), got {window}")
-    left, right = window
-    if causal:
-        right = 0 if right < 0 else min(right, 0)
-    backend = backend or "cpu"
     own, name = None, None
     if isinstance(scheduler, Scheduler):
         own = scheduler
@@ -367,37 +464,72 @@ def plan(
         raise ValueError(f"plan: scheduler: expected one of {expected}, got {scheduler!r}")
     elif scheduler != "auto":
         name = scheduler
-    head_dim_v = head_dim if head_dim_v is None else head_dim_v
-    dtype = dtype if isinstance(dtype, str) else _dtype_argument(dtype)
-    sycl_kernel = _core.SYCL_KERNELS[0]
-    if workers is None and backend == "cpu":
-        workers = get_num_threads()
-    if backend == "sycl":
-        queue = None if stream is None else _sycl.queue_of(None, stream)
-        sycl_kernel, at_a_time = _sycl.planning_target(queue, dtype, head_dim, head_dim_v)
-        workers = at_a_time if workers is None else workers
-    return Plan(
-        _core.plan(
-            cu_q,
-            cu_k,
-            num_heads_q=num_heads_q,
-            num_heads_kv=num_heads_kv,
-            head_dim=head_dim,
-            head_dim_v=head_dim_v,
-            dtype=dtype,
-            window=(left, right),
-            scheduler=name,
-            order=order,
-            pack_gqa=pack_gqa,
-            pack_sequences=pack_sequences,
-            backend=backend,
-            workers=workers,
-            user_scheduler=(own.name, own.source, own.like) if own else None,
-            device_lengths=lengths.core if lengths else None,
-            sycl_kernel=sycl_kernel,
-        ),
-        lengths,
+    head_dim = integer(head_dim, "head_dim")
+    request = dict(
+        num_heads_q=integer(num_heads_q, "num_heads_q"),
+        num_heads_kv=integer(num_heads_kv, "num_heads_kv"),
+        head_dim=head_dim,
+        head_dim_v=head_dim if head_dim_v is None else integer(head_dim_v, "head_dim_v"),
+        dtype=canonical_dtype(dtype),
+        window=window_sizes(window, boolean(causal, "causal")),
+        scheduler=name,
+        order=None if order is None else one_of(order, "order"),
+        pack_gqa=None if pack_gqa is None else boolean(pack_gqa, "pack_gqa"),
+        pack_sequences=None
+        if pack_sequences is None
+        else boolean(pack_sequences, "pack_sequences"),
+        backend="cpu" if backend is None else one_of(backend, "backend"),
+        workers=None if workers is None else integer(workers, "workers"),
+        user_scheduler=(own.name, own.source, own.like) if own else None,
     )
+    _ask_device(request, stream)
+    made = _make(cu_q, cu_k, request, lengths)
+    _check_total(total_q, made._core.total_q, "q")
+    _check_total(total_k, made._core.total_k, "k")
+    return made
+
+
+def _make(
+    cu_q: npt.NDArray[np.int32],
+    cu_k: npt.NDArray[np.int32],
+    request: dict[str, Any],
+    lengths: DeviceLengths | None = None,
+) -> Plan:
+    """The plan of a request, on as many CPU threads as there are now unless it says."""
+    options = request
+    if request["workers"] is None and request["backend"] == "cpu":
+        options = request | {"workers": get_num_threads()}
+    on_device = lengths.core if lengths else None
+    return Plan(_core.plan(cu_q, cu_k, **options, device_lengths=on_device), request, lengths)
+
+
+def _ask_device(request: dict[str, Any], stream: Any) -> None:
+    """Check `stream`; for SYCL, request the kernel and the workers of its device."""
+    backend = request["backend"]
+    if backend == "cuda" and stream is not None:
+        stream_handle(stream)
+    elif backend == "sycl":
+        queue = None if stream is None else _sycl.queue_of(None, stream)
+        dims = request["head_dim"], request["head_dim_v"]
+        kernel, at_a_time = _sycl.planning_target(queue, request["dtype"], *dims)
+        request["sycl_kernel"] = kernel
+        if request["workers"] is None:
+            request["workers"] = at_a_time
+    elif backend == "cpu":
+        _check_no_stream(stream, "plan")
+
+
+def _check_total(total: int | None, planned: int, side: str) -> None:
+    if total is not None and integer(total, f"total_{side}") != planned:
+        raise ValueError(
+            f"plan: expected cu_seqlens_{side}[-1] == total_{side}, the {total} tokens of the "
+            f"packed tensors, got {planned}"
+        )
+
+
+def _check_no_stream(stream: Any, function: str) -> None:
+    if stream is not None:
+        raise TypeError(f"{function}: expected stream=None on the cpu backend, got {stream!r}")
 
 
 def _cu_seqlens(cu_seqlens: Any, seqlens: Any, side: str) -> npt.NDArray[np.int32]:
@@ -406,17 +538,6 @@ def _cu_seqlens(cu_seqlens: Any, seqlens: Any, side: str) -> npt.NDArray[np.int3
     if seqlens is None:
         return as_int32(cu_seqlens, f"cu_seqlens_{side}")
     return cumulated(seqlens, f"seqlens_{side}")
-
-
-def _dtype_argument(dtype: Any) -> str:
-    """Name of a numpy or torch dtype object."""
-    text = str(dtype)
-    if text.startswith("torch."):
-        return text.removeprefix("torch.")
-    try:
-        return str(np.dtype(dtype).name)
-    except TypeError:
-        raise TypeError(f"plan: expected a dtype or its name, got {dtype!r}") from None
 
 
 def _shorten(lengths: npt.NDArray[np.int32], limit: int = 16) -> str:

@@ -1,0 +1,126 @@
+"""Arguments that are no arrays: what a caller may pass, and the error for what not."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+
+from exactile import _core
+
+BackendName = Literal["cpu", "cuda", "sycl"]
+DtypeName = Literal["float32", "float16", "bfloat16"]
+OrderName = Literal["natural", "longest_first", "sequence_major", "head_major"]
+SchedulerName = Literal["auto", "Individual", "ValidOnlyIndividual", "ValidOnlyPersistent"]
+
+_MAX_INT32 = 2**31 - 1
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def eager(function: F) -> F:
+    """Keep torch.compile out of `function` and of all that it calls: a graph breaks at the call."""
+
+    @functools.wraps(function)
+    def entry(*args: Any, **options: Any) -> Any:
+        hook = suspend()
+        if hook is None:
+            return function(*args, **options)
+        try:
+            return function(*args, **options)
+        finally:
+            _core.resume_compiler(hook)
+
+    suspend = _core.suspend_compiler
+    # Read by torch._dynamo, as of functions that torch.compiler.disable made: torch is not needed.
+    entry._torchdynamo_disable = True  # type: ignore[attr-defined]
+    entry._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+        "exactile computes eagerly, on arrays that exist"
+    )
+    return cast(F, entry)
+
+
+def integer(value: Any, name: str) -> int:
+    """An int of 32 bits; numpy's integers are taken, booleans are not.
+
+    Raises
+    ------
+    TypeError
+        `value` is no integer.
+    ValueError
+        It has more bits.
+    """
+    if type(value) is int and -_MAX_INT32 <= value <= _MAX_INT32:
+        return value
+    number = _index(value)
+    if number is None:
+        raise TypeError(f"plan: expected {name} to be an int, got {type(value).__name__}")
+    if not -_MAX_INT32 <= number <= _MAX_INT32:
+        raise ValueError(f"plan: expected {name} < 2^31, got {number}")
+    return number
+
+
+def _index(value: Any) -> int | None:
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def boolean(value: Any, name: str) -> bool:
+    """A bool, of Python or numpy.
+
+    Raises
+    ------
+    TypeError
+        `value` is none.
+    """
+    if value is True or value is False or isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"plan: expected {name} to be a bool, got {type(value).__name__}")
+
+
+def one_of(value: Any, name: str) -> str:
+    """A string: which ones there are is checked, and said, where they are listed.
+
+    Raises
+    ------
+    TypeError
+        `value` is no string.
+    """
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"plan: expected {name} to be a str, got {type(value).__name__}")
+
+
+def window_sizes(window: Any, causal: bool) -> tuple[int, int]:
+    """(left, right) of the mask, in 32 bits: a side beyond any sequence is no bound.
+
+    Raises
+    ------
+    TypeError
+        `window` is no sequence of integers.
+    ValueError
+        It has another length than 2, or a size below -1.
+    """
+    if type(window) is tuple and window == (-1, -1):
+        return -1, (0 if causal else -1)
+    try:
+        sizes = [_index(size) for size in window]
+    except TypeError:
+        sizes = [None]
+    if None in sizes:
+        raise TypeError(f"plan: expected window of two ints, (left, right), got {window!r}")
+    if len(sizes) != 2:
+        raise ValueError(f"plan: expected window of two sizes, (left, right), got {window!r}")
+    left, right = (-1 if size > _MAX_INT32 else size for size in sizes if size is not None)
+    if left < -1 or right < -1:
+        raise ValueError(
+            f"plan: expected window sizes >= -1 (-1: unbounded), got ({left}, {right})"
+        )
+    return left, (0 if causal else right)
