@@ -86,7 +86,7 @@ Dtype numpy_dtype(nb::handle x, const ArrayRequest& request) {
 
 Array read_numpy(nb::handle x, const ArrayRequest& request) {
   if (Py_TYPE(x.ptr()) != reinterpret_cast<PyTypeObject*>(Numpy::get().array_type.ptr())) {
-    const nb::object masked = imported("numpy.ma");
+    const nb::handle masked = imported(nb::str("numpy.ma"));
     if (masked.is_valid() && nb::isinstance(x, masked.attr("MaskedArray"))) {
       refuse_type(request, "without a mask (its masked elements would be used)", "a masked array");
     }
@@ -188,10 +188,9 @@ void refuse_dtype(nb::handle x, const ArrayRequest& request) {
   refuse(request, "of dtype float32, float16 or bfloat16", name);
 }
 
-nb::object imported(const char* name) {
-  const nb::object key = nb::steal(PyUnicode_InternFromString(name));
-  nb::object module = nb::steal(PyImport_GetModule(key.ptr()));
-  if (!module.is_valid()) PyErr_Clear();
+nb::handle imported(nb::handle name) {
+  PyObject* const module = PyDict_GetItemWithError(PyImport_GetModuleDict(), name.ptr());
+  if (!module && PyErr_Occurred()) throw nb::python_error();
   return module;
 }
 

@@ -54,7 +54,7 @@ Dtype dtype_of(nanobind::dlpack::dtype dtype, nanobind::handle x, const ArrayReq
 [[noreturn]] void refuse_dtype(nanobind::handle x, const ArrayRequest& request);
 
 /// A module that the process has imported, or null.
-nanobind::object imported(const char* name);
+nanobind::handle imported(nanobind::handle name);
 
 /// str(x).
 std::string text_of(const nanobind::object& x);

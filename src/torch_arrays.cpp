@@ -34,7 +34,10 @@ struct Names {
   nb::object data_ptr = intern("data_ptr"), shape = intern("shape"), stride = intern("stride"),
              dtype = intern("dtype"), get_device = intern("get_device"),
              requires_grad = intern("requires_grad"), is_neg = intern("is_neg"),
-             is_inference = intern("is_inference"), current_level = intern("_current_level");
+             is_inference = intern("is_inference"), current_level = intern("_current_level"),
+             torch = intern("torch"), dynamo = intern("torch._dynamo"),
+             eval_frame = intern("torch._C._dynamo.eval_frame"),
+             set_eval_frame = intern("set_eval_frame");
 
   static const Names& get() {
     static const Names& names = *new Names;
@@ -70,16 +73,21 @@ Torch::Torch(nb::handle torch)
       is_tracing_(torch.attr("_C").attr("_is_tracing")),
       is_grad_enabled_(torch.attr("is_grad_enabled")),
       forward_ad_(torch.attr("autograd").attr("forward_ad")),
-      increment_version_(torch.attr("autograd").attr("graph").attr("increment_version")),
+      increment_version_(torch.attr("_C").attr("_increment_version")),
       is_wrapped_(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")),
       exchange_(DlpackExchange::find(tensor_type_)) {
   for (int i = 0; i < kNumDtypes; ++i) dtypes_[i] = torch.attr(kDtypeNames[i]);
+  try {
+    increment_version_(nb::make_tuple());
+    increments_many_ = true;
+  } catch (const nb::python_error&) {  // older: one tensor
+  }
 }
 
 const Torch* Torch::loaded() {
   static const Torch* torch = nullptr;  // written with the GIL held
   if (torch) return torch;
-  const nb::object module = imported("torch");
+  const nb::handle module = imported(Names::get().torch);
   if (!module.is_valid() || !nb::hasattr(module, "compile")) return nullptr;  // or half imported
   torch = new Torch(module);
   return torch;
@@ -196,22 +204,26 @@ void Torch::refuse_tangents(std::initializer_list<nb::handle> tensors) const {
 }
 
 void Torch::will_write(nb::handle tensor) const {
-  if (!is_true(tensor, Names::get().is_inference)) increment_version_(tensor);
+  try {
+    if (increments_many_) {
+      increment_version_(nb::make_tuple(tensor));
+    } else {
+      increment_version_(tensor);
+    }
+  } catch (const nb::python_error&) {  // those made under inference_mode have no version
+    if (!is_true(tensor, Names::get().is_inference)) throw;
+  }
 }
 
 nb::object suspend_compiler() {
-  static PyObject* set_hook = nullptr;  // written with the GIL held
-  if (!set_hook) {
-    if (!imported("torch._dynamo").is_valid()) return nb::none();
-    const nb::object module = imported("torch._C._dynamo.eval_frame");
-    if (!module.is_valid()) return nb::none();
-    set_hook = nb::object(module.attr("set_eval_frame")).release().ptr();
-  }
-  return nb::handle(set_hook)(nb::none());
+  const Names& names = Names::get();
+  if (!imported(names.dynamo).is_valid()) return nb::none();
+  return imported(names.eval_frame).attr(names.set_eval_frame)(nb::none());
 }
 
 void resume_compiler(nb::handle hook) {
-  imported("torch._C._dynamo.eval_frame").attr("set_eval_frame")(hook);
+  const Names& names = Names::get();
+  imported(names.eval_frame).attr(names.set_eval_frame)(hook);
 }
 
 }  // namespace exactile

@@ -35,12 +35,20 @@ def eager(function: F) -> F:
             _core.resume_compiler(hook)
 
     suspend = _core.suspend_compiler
-    # Read by torch._dynamo, as of functions that torch.compiler.disable made: torch is not needed.
-    entry._torchdynamo_disable = True  # type: ignore[attr-defined]
-    entry._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    return breaks_graphs(cast(F, entry))
+
+
+def breaks_graphs(function: F) -> F:
+    """Make torch.compile break its graph at a call of `function`.
+
+    Says so as functions do that torch.compiler.disable made, for which torch is not needed. The
+    call's own frame is compiled all the same, unless the function begins as that of `eager` does.
+    """
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    function._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
         "exactile computes eagerly, on arrays that exist"
     )
-    return cast(F, entry)
+    return function
 
 
 def integer(value: Any, name: str) -> int:
