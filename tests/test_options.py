@@ -29,7 +29,10 @@ INT = "2147483647"
             "--varlen_dist: expected one of zipf, normal, uniform, lognormal, constant, got 'zpf'",
         ),
         (["--varlen_dist="], "--varlen_dist: expected one of zipf"),
-        (["--dtype=int8"], "--dtype: expected one of bfloat16, float16, float32, bf16, fp16, fp32"),
+        (
+            ["--dtype=int8"],
+            "--dtype: expected one of float32, fp32, float, float16, fp16, half, bfloat16, bf16",
+        ),
         (["--dtype=float32", "--backend=cuda"], "--dtype of the cuda backend to be one of float16"),
         (["--backend=tpu"], "--backend: expected one of auto, cpu, cuda, sycl, got 'tpu'"),
         (["--batch=-1"], f"--batch: expected an integer from 0 to {INT}, got '-1'"),

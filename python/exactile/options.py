@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
 import exactile
 from exactile import memory, workloads
+from exactile._arguments import BackendName, SchedulerName
+from exactile._arrays import DTYPE_ALIASES
 from exactile.planning import Plan
 from exactile.workloads import Lengths
 
@@ -23,18 +25,13 @@ _INT32_MAX = 2**31 - 1
 
 SCHEDULERS = (*exactile.SCHEDULERS, "auto")
 
-_DTYPES = {"bfloat16": "bfloat16", "float16": "float16", "float32": "float32"} | {
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "fp32": "float32",
-}
 _AUTO: dict[str, bool | None] = {"auto": None, "0": False, "1": True}
 _ZERO_ONE = {"0": 0, "1": 1}
 
 VALUES: dict[str, tuple[str, ...]] = {
     "varlen_dist": tuple(workloads.DISTRIBUTIONS),
     "kv_equals_q": tuple(_ZERO_ONE),
-    "dtype": tuple(_DTYPES),
+    "dtype": tuple(DTYPE_ALIASES),
     "scheduler": SCHEDULERS,
     "pack_gqa": tuple(_AUTO),
     "pack_sequences": tuple(_AUTO),
@@ -198,7 +195,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--is_causal", action="store_true", help="causal, bottom-right aligned")
     add_int("window_left", "keys seen before a row's own position; -1: all", minimum=-1, default=-1)
     add_int("window_right", "keys seen after it; -1: all", minimum=-1, default=-1)
-    add_name("dtype", "of q, k, v and out", _DTYPES, "bfloat16", "bfloat16")
+    add_name("dtype", "of q, k, v and out", DTYPE_ALIASES, "bfloat16", "bfloat16")
     schedulers = f"{', '.join(SCHEDULERS)}, or several with commas between"
     add("scheduler", schedulers, "Individual", type=_schedulers, metavar="NAME")
     parser.add_argument(
@@ -257,10 +254,10 @@ def plans(
                 dtype=args.dtype,
                 causal=args.is_causal,
                 window=(args.window_left, args.window_right),
-                scheduler=name,
+                scheduler=cast(SchedulerName, name),
                 pack_gqa=args.pack_gqa,
                 pack_sequences=args.pack_sequences,
-                backend=backend,
+                backend=cast(BackendName, backend),
                 workers=args.threads,
             )
             for name in names
