@@ -3,6 +3,7 @@
 // Compiled for whatever processor the compiler targets: this is how other architectures are tested.
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <exactile/cpu/kernel.hpp>
 #include <exactile/scheduler/individual.hpp>
 #include <random>
@@ -15,9 +16,12 @@ namespace {
 
 constexpr int kHeadsQ = 4, kHeadsKv = 2, kHeadDim = 64;
 
-float to_float(float x) { return x; }
-float to_float(Bf16 x) { return __builtin_bit_cast(float, static_cast<unsigned>(x.bits) << 16); }
-using cpu::to_float;
+template <class Element>
+void from_float(float value, Element& x) {
+  Element lanes[kLanes];
+  from_floats(lanes, splat(value));
+  x = lanes[0];
+}
 
 /// Random values that Element holds exactly.
 template <class Element>
@@ -116,16 +120,21 @@ void run(Batch<Element>& batch, bool pack_gqa) {
 }
 
 template <class Element>
-void check_against_float64(Mask mask, bool pack_gqa, double tolerance) {
+Batch<Element> make_batch(Mask mask) {
   std::mt19937 engine(7);
-  Batch<Element> batch{.cu_q = {0, 5, 5, 140, 141, 205},
-                       .cu_k = {0, 9, 13, 100, 101, 165},
-                       .q = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
-                       .k = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
-                       .v = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
-                       .out = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
-                       .lse = std::vector<float>(205 * kHeadsQ),
-                       .mask = mask};
+  return {.cu_q = {0, 5, 5, 140, 141, 205},
+          .cu_k = {0, 9, 13, 100, 101, 165},
+          .q = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
+          .k = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
+          .v = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
+          .out = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
+          .lse = std::vector<float>(205 * kHeadsQ),
+          .mask = mask};
+}
+
+template <class Element>
+void check_against_float64(Mask mask, bool pack_gqa, double tolerance) {
+  Batch<Element> batch = make_batch<Element>(mask);
   run(batch, pack_gqa);
   double error = 0;
   for (int b = 0; b < 5; ++b) {
@@ -140,6 +149,30 @@ void check_against_float64(Mask mask, bool pack_gqa, double tolerance) {
                                               << mask.right << "), packed " << pack_gqa);
 }
 
+/// Inf and NaN in V at a sequence's last key change no bit of the rows that do not see it.
+template <class Element>
+void check_hidden_poison(bool pack_gqa) {
+  Batch<Element> clean = make_batch<Element>({.left = -1, .right = 0}), dirty = clean;
+  for (int b = 0; b < 5; ++b) {
+    const int last = (clean.cu_k[b + 1] - 1) * kHeadsKv * kHeadDim;
+    for (int i = 0; i < kHeadsKv * kHeadDim; ++i) {
+      from_float(i % 2 == 0 ? NAN : INFINITY, dirty.v[last + i]);
+    }
+  }
+  run(clean, pack_gqa);
+  run(dirty, pack_gqa);
+  const int row_size = kHeadsQ * kHeadDim;
+  for (int b = 0; b < 5; ++b) {
+    for (int i = clean.cu_q[b] * row_size; i < clean.cu_q[b + 1] * row_size; ++i) {
+      const bool sees = i >= (clean.cu_q[b + 1] - 1) * row_size;
+      const bool same = std::memcmp(&clean.out[i], &dirty.out[i], sizeof(Element)) == 0;
+      EXACTILE_CHECK(sees ? !is_finite(dirty.out[i]) : same,
+                     "sequence " << b << ", element " << i << " of " << sizeof(Element)
+                                 << " bytes, packed " << pack_gqa);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace exactile::cpu
 
@@ -151,6 +184,11 @@ int main() {
       cpu::check_against_float64<cpu::Fp16>(mask, pack_gqa, 2e-3);
       cpu::check_against_float64<cpu::Bf16>(mask, pack_gqa, 1.6e-2);
     }
+  }
+  for (const bool pack_gqa : {false, true}) {
+    cpu::check_hidden_poison<float>(pack_gqa);
+    cpu::check_hidden_poison<cpu::Fp16>(pack_gqa);
+    cpu::check_hidden_poison<cpu::Bf16>(pack_gqa);
   }
   return test::report();
 }

@@ -23,10 +23,15 @@ void prefill_kernel(const PrefillParams& params, const typename Scheduler::Param
     Prefetch<Traits> next(params);
     if (walk.is_valid()) next.start(walk.tile());
     const TileRows tile(params, work);
-    const KvSource<Traits> source(params, work.rows, tile.kv_head, scratch);
+    KvSource<Traits> source(params, work.rows, tile.kv_head, scratch);
     TileIo<Traits>::load(params, tile, scratch);
-    Mainloop<Traits>::run(params, source, tile.rows(), scratch, next);
-    TileIo<Traits>::store(params, tile, scratch);
+    Mainloop<Traits> mainloop(params, source, scratch, next);
+    mainloop.run(tile.rows());
+    if (TileIo<Traits>::store(params, tile, scratch) == Sums::kNotFinite) {
+      source.leave_out_not_finite();
+      mainloop.run(tile.rows());
+      TileIo<Traits>::store(params, tile, scratch);
+    }
   }
   if (params.stream_out) stream_fence();
 }

@@ -3,6 +3,10 @@
 // fp32 is read where it lies in the packed tensors. 16-bit K and V are brought into the
 // micro-kernel's layout first: widened to fp32, or V's keys interleaved in pairs, or copied for
 // tile registers.
+//
+// A probability of 0 times Inf or NaN is NaN: where V holds one, a row would learn of a key that it
+// does not see. A tile that ends with one in its sums is computed again with V's Inf and NaN left
+// out here and added by the mainloop, to the rows that see them.
 #pragma once
 
 #include <exactile/cpu/scratch.hpp>
@@ -42,9 +46,23 @@ class KvSource {
     }
   }
 
+  /// From now on V has 0 in place of Inf and NaN.
+  void leave_out_not_finite() {
+    finite_only_ = true;
+    scratch_.staged.n1 = scratch_.staged.n0 = 0;
+  }
+  bool finite_only() const { return finite_only_; }
+
+  /// V of a key of the sequence as it is, Inf and NaN included: (Dv,).
+  const Element* value(int n) const { return v_ + n * params_.v.token_stride; }
+
   /// The block of keys [n0, n0 + kBlockN), as far as they exist.
   KvBlock<Traits> block(int n0) const {
     const int n1 = min(n0 + kBlockN, k_len_);
+    if (finite_only_) {
+      // In one block's place, and not kept.
+      return {stage_keys(n0, n1, scratch_.k), stage_finite_values(n0, n1, scratch_.v)};
+    }
     if constexpr (!Scratch<Traits>::kKeepStaged) {
       return {stage_keys(n0, n1, scratch_.k), stage_values(n0, n1, scratch_.v)};
     } else {
@@ -91,20 +109,38 @@ class KvSource {
     }
   }
 
+  Broadcast stage_finite_values(int n0, int n1, Scalar* to) const {
+    const int head_dim = params_.head_dim_v;
+    auto* const finite = static_cast<Element*>(scratch_.finite_v);
+    for (int n = n0; n < n1; ++n) {
+      const Element* const v = value(n);
+      bool all_finite = true;
+      for (int d = 0; d < head_dim; ++d) {
+        all_finite &= is_finite(v[d]);
+        finite[(n - n0) * head_dim + d] = is_finite(v[d]) ? v[d] : Element{};
+      }
+      scratch_.all_finite[n - n0] = all_finite;
+    }
+    return stage_values(finite, head_dim, n1 - n0, to);
+  }
+
   Broadcast stage_values(int n0, int n1, Scalar* to) const {
-    const int64_t stride = params_.v.token_stride;
-    const Element* const v = v_ + n0 * stride;
+    return stage_values(value(n0), params_.v.token_stride, n1 - n0, to);
+  }
+
+  /// `keys` rows of V, `stride` apart.
+  Broadcast stage_values(const Element* v, int64_t stride, int keys, Scalar* to) const {
     const int head_dim = params_.head_dim_v;
     if constexpr (kWiden) {
-      widen_rows(v, stride, n1 - n0, head_dim, to);
+      widen_rows(v, stride, keys, head_dim, to);
       return {to, 1, head_dim};
     } else if constexpr (kTiles) {
-      transpose_values(v, stride, n1 - n0, head_dim, to);
+      transpose_values(v, stride, keys, head_dim, to);
       return {to, kBlockN / 2, 1};
     } else if constexpr (kPerScalar == 2) {
-      for (int n = 0; n < n1 - n0; n += 2) {
+      for (int n = 0; n < keys; n += 2) {
         for (int d = 0; d < head_dim; d += kLanes) {
-          store(to + n / 2 * head_dim + d, key_pair(v + d, stride, n, n1 - n0));
+          store(to + n / 2 * head_dim + d, key_pair(v + d, stride, n, keys));
         }
       }
       return {to, 1, head_dim};
@@ -148,6 +184,7 @@ class KvSource {
   const Element* const v_;
   const int k_len_;
   Scratch<Traits>& scratch_;
+  bool finite_only_ = false;
 };
 
 }  // namespace EXACTILE_CPU_ISA

@@ -10,6 +10,7 @@
 // (arXiv:2205.14135 Alg. 1 for the recurrence).
 #pragma once
 
+#include <exactile/cpu/group_sums.hpp>
 #include <exactile/cpu/kv_source.hpp>
 #include <exactile/cpu/prefetch.hpp>
 
@@ -25,48 +26,55 @@ class Mainloop {
   static constexpr int kKeyStep = Kernel::kKeyStep;
 
  public:
+  /// `source` gives the tile's keys; `next.step()` is called now and then.
+  EXACTILE_INLINE Mainloop(const PrefillParams& params, const KvSource<Traits>& source,
+                           Scratch<Traits>& scratch, Prefetch<Traits>& next)
+      : params_(params),
+        scale_(params.scale_log2),
+        source_(source),
+        scratch_(scratch),
+        next_(next) {}
+
   /// Accumulates the tile's rows over the keys that they see. q, key_begin and key_end are filled,
-  /// up to the end of the last panel. `next.step()` is called now and then.
-  static void run(const PrefillParams& params, const KvSource<Traits>& source, int rows,
-                  Scratch<Traits>& scratch, Prefetch<Traits>& next) {
-    const int panels = (rows + kPanel - 1) / kPanel;
-    const KeyRange keys{scratch.key_begin[0], scratch.key_end[rows - 1]};
-    for (int p = 0; p < panels; ++p) scratch.fresh[p] = true;
+  /// up to the end of the last panel.
+  void run(int rows) {
+    const int panels = ceil_div(rows, kPanel);
+    const KeyRange keys{scratch_.key_begin[0], scratch_.key_end[rows - 1]};
+    for (int p = 0; p < panels; ++p) scratch_.fresh[p] = true;
     for (int r = 0; r < panels * kPanel; ++r) {
-      scratch.row_max[r] = -__builtin_inff();
-      scratch.row_sum[r] = 0;
+      scratch_.row_max[r] = -__builtin_inff();
+      scratch_.row_sum[r] = 0;
     }
+    GroupSums<Traits> groups(params_, rows, scratch_);
     for (int n0 = keys.begin / kBlockN * kBlockN; n0 < keys.end; n0 += kBlockN) {
+      if (n0 % Traits::kGroupKeys == 0 && n0 > keys.begin) groups.end_group();
       const int n1 = min(n0 + kBlockN, keys.end);
-      const KvBlock<Traits> block = source.block(n0);
+      const KvBlock<Traits> block = source_.block(n0);
       for (int p = 0; p < panels; ++p) {
-        const int vectors = min((rows - p * kPanel + kLanes - 1) / kLanes, Traits::kVectors);
-        dispatch<Traits::kVectors>(vectors, params, block, n0, n1, p, scratch, next);
+        const int vectors = min(ceil_div(rows - p * kPanel, kLanes), Traits::kVectors);
+        dispatch<Traits::kVectors>(vectors, block, n0, n1, p);
       }
     }
+    groups.finish();
+    if (source_.finite_only()) unite_nans(rows);
   }
 
  private:
   template <int kVecs>
-  EXACTILE_INLINE static void dispatch(int vectors, const PrefillParams& params,
-                                       const KvBlock<Traits>& block, int n0, int n1, int panel,
-                                       Scratch<Traits>& scratch, Prefetch<Traits>& next) {
+  EXACTILE_INLINE void dispatch(int vectors, const KvBlock<Traits>& block, int n0, int n1,
+                                int panel) {
     if constexpr (kVecs > 1) {
-      if (vectors < kVecs) {
-        return dispatch<kVecs - 1>(vectors, params, block, n0, n1, panel, scratch, next);
-      }
+      if (vectors < kVecs) return dispatch<kVecs - 1>(vectors, block, n0, n1, panel);
     }
-    attend<kVecs>(params, block, n0, n1, panel, scratch, next);
+    attend<kVecs>(block, n0, n1, panel);
   }
 
   /// Keys [n0, n1) against one panel of kVecs vectors of rows.
   template <int kVecs>
-  __attribute__((noinline)) static void attend(const PrefillParams& params, KvBlock<Traits> block,
-                                               int n0, int n1, int panel, Scratch<Traits>& scratch,
-                                               Prefetch<Traits>& next) {
+  __attribute__((noinline)) void attend(KvBlock<Traits> block, int n0, int n1, int panel) {
     const int row = panel * kPanel;
-    const int* const key_begin = scratch.key_begin + row;
-    const int* const key_end = scratch.key_end + row;
+    const int* const key_begin = scratch_.key_begin + row;
+    const int* const key_end = scratch_.key_end + row;
     // The first row bounds the begin and the last row the end.
     const int first_key = max(n0, key_begin[0]) / kKeyStep * kKeyStep;
     const int last_key = min(n1, key_end[kVecs * kLanes - 1]);
@@ -76,21 +84,63 @@ class Mainloop {
     block.k.data += (first_key - n0) * block.k.row_stride;
     block.v.data += (first_key - n0) / kPerScalar * block.v.k_stride;
 
-    float* const s = scratch.s;
-    const Scalar* const q = scratch.q + int64_t{row} * params.head_dim / kPerScalar;
-    Kernel::template scores<kVecs>(block.k, q, params.head_dim / kPerScalar, num_keys, s);
-    next.step();
+    float* const s = scratch_.s;
+    const Scalar* const q = scratch_.q + int64_t{row} * params_.head_dim / kPerScalar;
+    Kernel::template scores<kVecs>(block.k, q, params_.head_dim / kPerScalar, num_keys, s);
+    next_.step();
     if (border) mask<kVecs>(key_begin, key_end, first_key, num_keys, s);
     Floats alpha[kVecs];
-    softmax<kVecs>(params.scale_log2, num_keys, scratch.row_max + row, scratch.row_sum + row, s,
-                   alpha);
-    next.step();
+    softmax<kVecs>(scale_, num_keys, scratch_.row_max + row, scratch_.row_sum + row, s, alpha);
+    next_.step();
     Kernel::template values<kVecs>(block.v, reinterpret_cast<const Scalar*>(s),
-                                   (num_keys + kPerScalar - 1) / kPerScalar, params.head_dim_v,
-                                   alpha, scratch.fresh[panel],
-                                   scratch.o + int64_t{row} * params.head_dim_v);
-    scratch.fresh[panel] = false;
-    next.step();
+                                   ceil_div(num_keys, kPerScalar), params_.head_dim_v, alpha,
+                                   scratch_.fresh[panel],
+                                   scratch_.o + int64_t{row} * params_.head_dim_v);
+    scratch_.fresh[panel] = false;
+    if (source_.finite_only()) {
+      for (int n = 0; n < num_keys; ++n) {
+        if (!scratch_.all_finite[first_key - n0 + n]) add_not_finite<kVecs>(first_key, n, panel);
+      }
+    }
+    next_.step();
+  }
+
+  /// Adds what V has of Inf and NaN at key first_key + n to the rows that see it.
+  template <int kVecs>
+  void add_not_finite(int first_key, int n, int panel) {
+    const auto* const v = source_.value(first_key + n);  // (Dv,)
+    for (int i = 0; i < kVecs; ++i) {
+      const int lane = i * kLanes, row = panel * kPanel + lane;
+      const Ints key = splat(first_key + n);
+      const Ints visible = (load<Ints>(scratch_.key_begin + row) <= key) &
+                           (key < load<Ints>(scratch_.key_end + row));
+      const Floats p = probability_of(scratch_.s, n, lane);
+      float* const o = scratch_.o + int64_t{panel} * kPanel * params_.head_dim_v + lane;
+      for (int d = 0; d < params_.head_dim_v; ++d) {
+        if (is_finite(v[d])) continue;
+        const Floats before = load<Floats>(o + d * kPanel);
+        store(o + d * kPanel, visible ? before + p * to_float(v[d]) : before);
+      }
+    }
+  }
+
+  /// Which NaN comes of several depends on the order of operands, which is the compiler's.
+  void unite_nans(int rows) {
+    const int64_t size = int64_t{ceil_div(rows, kPanel)} * kPanel * params_.head_dim_v;
+    for (int64_t i = 0; i < size; i += kLanes) {
+      const Floats x = load<Floats>(scratch_.o + i);
+      store(scratch_.o + i, x == x ? x : splat(kNan));
+    }
+  }
+
+  /// Of key n, as the product with V reads it.
+  EXACTILE_INLINE static Floats probability_of(const float* s, int n, int lane) {
+    if constexpr (kPerScalar == 1) {
+      return load<Floats>(s + n * kPanel + lane);
+    } else {
+      const Words pair = load<Words>(s + n / 2 * kPanel + lane);
+      return (Floats)(n % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+    }
   }
 
   template <int kVecs>
@@ -127,24 +177,24 @@ class Mainloop {
   /// more than a factor of 2^8, so that alpha is mostly 1 and no probability exceeds 2^8. -inf -
   /// -inf never happens: a row without a key has offset 0.
   template <int kVecs>
-  EXACTILE_INLINE static void softmax(float scale, int num_keys, float* row_max, float* row_sum,
+  EXACTILE_INLINE static void softmax(ExpScale scale, int num_keys, float* row_max, float* row_sum,
                                       float* s, Floats (&alpha)[kVecs]) {
-    Floats offset[kVecs], sum[kVecs];
+    Floats reference[kVecs], sum[kVecs];
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) {
       const Floats before = load<Floats>(row_max + v * kLanes);
       const Floats highest = max_of_keys(s + v * kLanes, num_keys);
-      const Ints moves = (highest - before) * scale > splat(8.0f);
+      const Ints moves = (highest - before) * scale.factor > splat(8.0f);
       const Floats now = moves ? highest : before;
       store(row_max + v * kLanes, now);
-      offset[v] = now > splat(-__builtin_inff()) ? now * scale : Floats{};
+      reference[v] = now > splat(-__builtin_inff()) ? now : Floats{};
       // Exactly 1 where the reference stays: a block that a row does not see changes no bit of it.
-      alpha[v] = moves ? exp2<5>((before - now) * scale) : splat(1.0f);
+      alpha[v] = moves ? exp2<5>(before - now, scale) : splat(1.0f);
       sum[v] = Floats{};
     }
     auto probability = [&](int n, int v) EXACTILE_LAMBDA_INLINE {
       const Floats raw = load<Floats>(s + n * kPanel + v * kLanes);
-      return exp2<Traits::kExpDegree>(raw * scale - offset[v]);
+      return exp2<Traits::kExpDegree>(raw - reference[v], scale);
     };
     for (int n = 0; n < num_keys; n += kPerScalar) {
 #pragma GCC unroll 8
@@ -169,6 +219,12 @@ class Mainloop {
       store(at, load<Floats>(at) * alpha[v] + sum[v]);
     }
   }
+
+  const PrefillParams& params_;
+  const ExpScale scale_;
+  const KvSource<Traits>& source_;
+  Scratch<Traits>& scratch_;
+  Prefetch<Traits>& next_;
 };
 
 }  // namespace EXACTILE_CPU_ISA

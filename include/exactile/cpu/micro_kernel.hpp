@@ -71,6 +71,9 @@ struct MicroKernel {
     }
   }
 
+  /// 6 -> 4 -> 2 -> 1: nothing is left of 64 keys, or of 128 dims, but what one step takes.
+  static constexpr int smaller_step(int rows) { return rows > 4 ? 4 : rows / 2; }
+
   /// s[key][P] for the keys [key, num_keys), kRows at a time; what is left goes to smaller steps.
   template <int kVecs, int kRows = Traits::kKeys>
   EXACTILE_INLINE static void scores(const Broadcast& k, const Scalar* q, int k_steps, int num_keys,
@@ -85,7 +88,7 @@ struct MicroKernel {
         for (int v = 0; v < kVecs; ++v) store(s + (key + r) * kPanel + v * kLanes, acc[r][v]);
       }
     }
-    if constexpr (kRows > 1) scores<kVecs, kRows / 2>(k, q, k_steps, num_keys, s, key);
+    if constexpr (kRows > 1) scores<kVecs, smaller_step(kRows)>(k, q, k_steps, num_keys, s, key);
   }
 
   /// o[d][P] = alpha[P] * o[d][P] + sum_key v(d, key) * p[key][P] for d in [d, head_dim_v).
@@ -94,27 +97,52 @@ struct MicroKernel {
   EXACTILE_INLINE static void values(const Broadcast& v, const Scalar* p, int k_steps,
                                      int head_dim_v, const Floats (&alpha)[kVecs], bool fresh,
                                      float* o, int d = 0) {
+    constexpr bool kChained = Traits::kChain == Chain::kGroup;
     for (; d + kRows <= head_dim_v; d += kRows) {
+      float* const to = o + d * kPanel;
       Floats acc[kRows][kVecs] = {};
-      if (!fresh) {
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-          for (int i = 0; i < kVecs; ++i) {
-            acc[r][i] = alpha[i] * load<Floats>(o + (d + r) * kPanel + i * kLanes);
-          }
-        }
+      if (kChained && !fresh) {
+        for_each<kRows, kVecs>(
+            to,
+            [&](Floats& sum, float* at, int i)
+                EXACTILE_LAMBDA_INLINE { sum = alpha[i] * load<Floats>(at); },
+            acc);
       }
+      if (!kChained) prefetch<kRows, kVecs>(to);
       multiply<kRows, kVecs>({v.data + d * v.row_stride, v.row_stride, v.k_stride}, p, k_steps,
                              acc);
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-        for (int i = 0; i < kVecs; ++i) store(o + (d + r) * kPanel + i * kLanes, acc[r][i]);
+      if (!kChained && !fresh) {
+        for_each<kRows, kVecs>(
+            to,
+            [&](Floats& sum, float* at, int i)
+                EXACTILE_LAMBDA_INLINE { sum += alpha[i] * load<Floats>(at); },
+            acc);
       }
+      for_each<kRows, kVecs>(
+          to, [](Floats& sum, float* at, int) EXACTILE_LAMBDA_INLINE { store(at, sum); }, acc);
     }
     if constexpr (kRows > 1) {
-      values<kVecs, kRows / 2>(v, p, k_steps, head_dim_v, alpha, fresh, o, d);
+      values<kVecs, smaller_step(kRows)>(v, p, k_steps, head_dim_v, alpha, fresh, o, d);
+    }
+  }
+
+ private:
+  /// visit(acc[r][i], where it is kept in o, i).
+  template <int kRows, int kVecs, class Visit>
+  EXACTILE_INLINE static void for_each(float* o, Visit visit, Floats (&acc)[kRows][kVecs]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kVecs; ++i) visit(acc[r][i], o + r * kPanel + i * kLanes, i);
+    }
+  }
+
+  /// What is read at the end is asked for at the beginning: worth 1 % in fp32.
+  template <int kRows, int kVecs>
+  EXACTILE_INLINE static void prefetch(const float* o) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kVecs * kLanes; i += 16) __builtin_prefetch(o + r * kPanel + i);
     }
   }
 };

@@ -30,12 +30,18 @@ struct Scratch {
   Scalar* k;  ///< (block, key, D) as the micro-kernel wants a block
   Scalar* v;  ///< (block, key, Dv) likewise
   float* o;
+  void* finite_v;            ///< (kBlockN, Dv) Elements, for V with Inf and NaN
+  bool all_finite[kBlockN];  ///< whether V of a key has none, of the block in finite_v
+  float *total, *lost;       ///< o of the groups of blocks before, and what their sum rounds away
+  /// Likewise of row_max and row_sum.
+  float total_max[kRows], total_sum[kRows], lost_sum[kRows];
 
   /// Bytes of the whole buffer.
   static int64_t bytes(const PrefillParams& params) {
     const int64_t q_and_o = int64_t{kRows} * (params.head_dim / kPerScalar + params.head_dim_v);
     const int64_t k_and_v = staged_size(params, params.head_dim + params.head_dim_v);
-    return (header_floats() + q_and_o + k_and_v) * 4;
+    return (header_floats() + q_and_o + k_and_v + finite_v_size(params) + 2 * total_size(params)) *
+           4;
   }
   static Scratch& place(void* buffer, const PrefillParams& params) {
     auto& scratch = *static_cast<Scratch*>(buffer);
@@ -43,6 +49,9 @@ struct Scratch {
     scratch.q = reinterpret_cast<Scalar*>(scratch.o + int64_t{kRows} * params.head_dim_v);
     scratch.k = scratch.q + int64_t{kRows} * params.head_dim / kPerScalar;
     scratch.v = scratch.k + staged_size(params, params.head_dim);
+    scratch.finite_v = scratch.v + staged_size(params, params.head_dim_v);
+    scratch.total = static_cast<float*>(scratch.finite_v) + finite_v_size(params);
+    scratch.lost = scratch.total + total_size(params);
     return scratch;
   }
 
@@ -50,6 +59,13 @@ struct Scratch {
   static constexpr int kPerScalar = MicroKernel<Traits>::Operand::kPerScalar;
 
   static constexpr int64_t header_floats() { return (sizeof(Scratch) + 63) / 64 * 16; }
+  static int64_t finite_v_size(const PrefillParams& params) {
+    return int64_t{kBlockN} * params.head_dim_v * sizeof(typename Traits::Element) / 4;
+  }
+  static int64_t total_size(const PrefillParams& params) {
+    const bool one_group = params.max_len_k <= Traits::kGroupKeys;
+    return one_group ? 0 : int64_t{kRows} * params.head_dim_v;
+  }
   static int64_t staged_size(const PrefillParams& params, int head_dim) {
     const int64_t blocks = kKeepStaged ? ceil_div(params.max_len_k, kBlockN) : 1;
     return blocks * kBlockN * head_dim / kPerScalar;

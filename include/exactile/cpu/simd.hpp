@@ -47,6 +47,10 @@ using NativeHalf = __fp16;  // gcc 12 on arm64 and clang 14 have no _Float16 in 
 #else
 using NativeHalf = _Float16;
 #endif
+EXACTILE_INLINE float to_float(float x) { return x; }
+EXACTILE_INLINE float to_float(Bf16 x) {
+  return __builtin_bit_cast(float, static_cast<unsigned>(x.bits) << 16);
+}
 EXACTILE_INLINE float to_float(Fp16 x) {
   NativeHalf half;
   __builtin_memcpy(&half, &x, sizeof half);
@@ -58,6 +62,10 @@ EXACTILE_INLINE Fp16 to_fp16(float x) {
   __builtin_memcpy(&bits, &half, sizeof half);
   return bits;
 }
+
+EXACTILE_INLINE bool is_finite(float x) { return x - x == 0; }
+EXACTILE_INLINE bool is_finite(Bf16 x) { return (x.bits & 0x7f80) != 0x7f80; }
+EXACTILE_INLINE bool is_finite(Fp16 x) { return (x.bits & 0x7c00) != 0x7c00; }
 
 template <class V>
 EXACTILE_INLINE V load(const void* p) {
@@ -72,6 +80,12 @@ EXACTILE_INLINE void store(void* p, V v) {
 EXACTILE_INLINE Floats splat(float x) { return x - Floats{}; }
 EXACTILE_INLINE Ints splat(int x) { return x - Ints{}; }
 
+EXACTILE_INLINE bool any(Ints mask) {
+  int found = 0;
+  for (int i = 0; i < kLanes; ++i) found |= mask[i];
+  return found != 0;
+}
+
 /// Lane by lane `a > b ? a : b`: b where either is NaN, as the x86 instruction does.
 EXACTILE_INLINE Floats lane_max(Floats a, Floats b) {
 #if defined(__AVX512F__)
@@ -83,17 +97,26 @@ EXACTILE_INLINE Floats lane_max(Floats a, Floats b) {
 #endif
 }
 
-/// 2^x for x < 127. Exactly 0 below 2^-126.5 (so for -inf), NaN for NaN whatever its payload.
-/// The nearest integer comes out of an addition that leaves it, with the exponent's bias, in the
-/// low bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5,
+/// Factor of the exponents in exp2(), > 0.
+struct ExpScale {
+  float factor;
+  float lowest;  ///< times factor it is -127, the clamp; finite for a factor of 2^-120 or more
+
+  EXACTILE_INLINE explicit ExpScale(float scale) : factor(scale), lowest(-127.0f / scale) {}
+};
+
+/// 2^(x * factor) for x * factor < 127. Exactly 0 below 2^-126.5 (so for -inf), NaN for NaN
+/// whatever its payload. The product is never rounded where there is a fused multiply-add. The
+/// nearest integer comes out of an addition that leaves it, with the exponent's bias, in the low
+/// bits; a minimax polynomial does [-0.5, 0.5]. Relative error: 2e-7, 4e-6, 7e-5 for degree 5,
 /// 4, 3.
 template <int kDegree>
-EXACTILE_INLINE Floats exp2(Floats x) {
+EXACTILE_INLINE Floats exp2(Floats x, ExpScale scale) {
   static_assert(3 <= kDegree && kDegree <= 5);
   constexpr float kMagic = 12582912.0f + 127;  // 1.5 * 2^23 + bias
-  x = lane_max(splat(-127.0f), x);             // 2^-127 comes out as 0: its biased exponent is 0
-  const Floats biased = x + kMagic;
-  const Floats f = x - (biased - kMagic);
+  x = lane_max(splat(scale.lowest), x);        // 2^-127 comes out as 0: its biased exponent is 0
+  const Floats biased = x * scale.factor + kMagic;
+  const Floats f = x * scale.factor - (biased - kMagic);
   Floats p;
   if constexpr (kDegree == 3) {
     p = ((0x1.c3f776p-5f * f + 0x1.f0de1cp-3f) * f + 0x1.62f31ap-1f) * f + 0x1.fff692p-1f;
@@ -152,13 +175,18 @@ EXACTILE_INLINE Floats to_floats(const Fp16* p) {
 #endif
 }
 
-// fp32 lanes -> storage type, round to nearest even.
+/// The one NaN of results.
+inline constexpr float kNan = __builtin_nanf("");
+
+// fp32 lanes -> storage type, round to nearest even. The only NaN is kNan.
 EXACTILE_INLINE void from_floats(float* p, Floats x) { store(p, x); }
 EXACTILE_INLINE void from_floats(Bf16* p, Floats x) {
+#if defined(__AVX512BF16__)
+  store(p, _mm512_cvtneps_pbh((__m512)x));  // subnormal numbers become 0
+#else
   const Words bits = (Words)x;
-  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Words quiet_nan = (bits >> 16) | 0x40;
-  store(p, __builtin_convertvector(x == x ? rounded : quiet_nan, Halves));
+  store(p, __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves));
+#endif
 }
 EXACTILE_INLINE void from_floats(Fp16* p, Floats x) {
 #if defined(__AVX512F__)

@@ -7,6 +7,9 @@
 namespace exactile::cpu {
 inline namespace EXACTILE_CPU_ISA {
 
+/// What a tile's o holds. Rows whose scores are NaN do not count.
+enum class Sums { kFinite, kNotFinite };
+
 template <class Traits>
 struct TileIo {
   using Element = typename Traits::Element;
@@ -37,30 +40,31 @@ struct TileIo {
   }
 
   /// Writes O = o / row_sum and the LSE. A row that saw no key has row_sum 0: O = 0, LSE = -inf.
-  static void store(const PrefillParams& params, const TileRows& tile,
+  /// There is one NaN, and no -0, so that a row's bits never depend on the tile.
+  static Sums store(const PrefillParams& params, const TileRows& tile,
                     const Scratch<Traits>& scratch) {
-    if (params.stream_out) {
-      store_rows<true>(params, tile, scratch);
-    } else {
-      store_rows<false>(params, tile, scratch);
-    }
     if (params.lse) store_lse(params, tile, scratch);
+    return params.stream_out ? store_rows<true>(params, tile, scratch)
+                             : store_rows<false>(params, tile, scratch);
   }
 
  private:
   template <bool kStream>
-  static void store_rows(const PrefillParams& params, const TileRows& tile,
+  static Sums store_rows(const PrefillParams& params, const TileRows& tile,
                          const Scratch<Traits>& scratch) {
     constexpr int kChunk = 64 / sizeof(Element) < kLanes ? kLanes : 64 / sizeof(Element);
     auto* const out = static_cast<Element*>(params.out.data);
+    Ints not_finite{};
     for (int row0 = 0; row0 < tile.rows(); row0 += kLanes) {
       const Floats sum = cpu::load<Floats>(scratch.row_sum + row0);
-      const Ints seen = sum != Floats{};
+      const Ints ordinary = (sum == sum) & (sum != Floats{});
+      const Floats otherwise = sum == Floats{} ? Floats{} : splat(kNan);
       const Floats inverse = 1.0f / sum;
       const float* const o = scratch.o + panel_offset(row0, params.head_dim_v);
       const int rows = min(kLanes, tile.rows() - row0);
       Element* to[kLanes];
       for (int i = 0; i < rows; ++i) to[i] = out + tile.offset(params.out, row0 + i);
+      Floats zero[4] = {};  // NaN where an element is Inf or NaN; on four chains
       // A cache line of every row at a time: a streaming store has to fill it.
       for (int d0 = 0; d0 < params.head_dim_v; d0 += kChunk) {
         alignas(64) Element line[kLanes][kChunk];
@@ -68,7 +72,9 @@ struct TileIo {
           Floats x[kLanes];
 #pragma GCC unroll 16
           for (int i = 0; i < kLanes; ++i) {
-            x[i] = seen ? cpu::load<Floats>(o + (d0 + d + i) * kPanel) * inverse : Floats{};
+            x[i] = cpu::load<Floats>(o + (d0 + d + i) * kPanel) * inverse + 0.0f;  // -0 is 0
+            x[i] = ordinary ? x[i] : otherwise;
+            zero[i % 4] += x[i] * 0.0f;
           }
           transpose(x);
 #pragma GCC unroll 16
@@ -76,7 +82,10 @@ struct TileIo {
         }
         for (int i = 0; i < rows; ++i) copy_line<kStream>(to[i] + d0, line[i]);
       }
+      const Floats all = (zero[0] + zero[1]) + (zero[2] + zero[3]);
+      not_finite |= (all != all) & ordinary;
     }
+    return any(not_finite) ? Sums::kNotFinite : Sums::kFinite;
   }
 
   /// Start of row0's lanes in a (panel, steps, P) array.
@@ -108,7 +117,9 @@ struct TileIo {
       const float sum = scratch.row_sum[row];
       const float max_log2 = scratch.row_max[row] * params.scale_log2;
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
-          sum == 0 ? -__builtin_inff() : max_log2 * kLn2 + __builtin_logf(sum);
+          sum == 0     ? -__builtin_inff()
+          : sum != sum ? kNan
+                       : max_log2 * kLn2 + __builtin_logf(sum);
     }
   }
 };
