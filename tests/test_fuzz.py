@@ -1,0 +1,39 @@
+"""A few of the random cases of fuzz.py, on every instruction set that runs here, and on a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import exactile
+
+PROGRAM = Path(__file__).with_name("fuzz.py")
+BACKENDS = exactile.info()["backends"]
+
+
+def fuzz(*options: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), "--cases=200", "--processes=1", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "200 cases, 0 wrong" in done.stdout
+
+
+@pytest.mark.parametrize("isa", BACKENDS["cpu"]["isas"])
+def test_cpu(isa):
+    fuzz("--backend=cpu", f"--isa={isa}")
+
+
+def test_cuda():
+    if not BACKENDS["cuda"]["available"]:
+        pytest.skip(BACKENDS["cuda"]["reason"])
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    fuzz("--backend=cuda")
