@@ -120,24 +120,30 @@ void run(Batch<Element>& batch, bool pack_gqa) {
 }
 
 template <class Element>
-Batch<Element> make_batch(Mask mask) {
+Batch<Element> make_batch(Mask mask, const std::vector<int32_t>& cu_q,
+                          const std::vector<int32_t>& cu_k) {
   std::mt19937 engine(7);
-  return {.cu_q = {0, 5, 5, 140, 141, 205},
-          .cu_k = {0, 9, 13, 100, 101, 165},
-          .q = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
-          .k = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
-          .v = draw<Element>(engine, 165 * kHeadsKv * kHeadDim),
-          .out = draw<Element>(engine, 205 * kHeadsQ * kHeadDim),
-          .lse = std::vector<float>(205 * kHeadsQ),
+  const int row_size_q = kHeadsQ * kHeadDim, row_size_kv = kHeadsKv * kHeadDim;
+  return {.cu_q = cu_q,
+          .cu_k = cu_k,
+          .q = draw<Element>(engine, cu_q.back() * row_size_q),
+          .k = draw<Element>(engine, cu_k.back() * row_size_kv),
+          .v = draw<Element>(engine, cu_k.back() * row_size_kv),
+          .out = draw<Element>(engine, cu_q.back() * row_size_q),
+          .lse = std::vector<float>(cu_q.back() * kHeadsQ),
           .mask = mask};
 }
 
 template <class Element>
-void check_against_float64(Mask mask, bool pack_gqa, double tolerance) {
-  Batch<Element> batch = make_batch<Element>(mask);
+Batch<Element> make_batch(Mask mask) {
+  return make_batch<Element>(mask, {0, 5, 5, 140, 141, 205}, {0, 9, 13, 100, 101, 165});
+}
+
+template <class Element>
+void check_against_float64(Batch<Element> batch, bool pack_gqa, double tolerance) {
   run(batch, pack_gqa);
   double error = 0;
-  for (int b = 0; b < 5; ++b) {
+  for (int b = 0; b + 1 < static_cast<int>(batch.cu_q.size()); ++b) {
     for (int token = batch.cu_q[b]; token < batch.cu_q[b + 1]; ++token) {
       for (int h = 0; h < kHeadsQ; ++h) {
         error = std::max(error, error_of_row(batch, b, token, h));
@@ -145,8 +151,8 @@ void check_against_float64(Mask mask, bool pack_gqa, double tolerance) {
     }
   }
   EXACTILE_CHECK(error <= tolerance, "error " << error << ", element of " << sizeof(Element)
-                                              << " bytes, window (" << mask.left << ", "
-                                              << mask.right << "), packed " << pack_gqa);
+                                              << " bytes, window (" << batch.mask.left << ", "
+                                              << batch.mask.right << "), packed " << pack_gqa);
 }
 
 /// Inf and NaN in V at a sequence's last key change no bit of the rows that do not see it.
@@ -180,10 +186,17 @@ int main() {
   using namespace exactile;
   for (const Mask mask : {Mask{}, Mask{.left = -1, .right = 0}, Mask{.left = 40, .right = 3}}) {
     for (const bool pack_gqa : {false, true}) {
-      cpu::check_against_float64<float>(mask, pack_gqa, 1e-5);
-      cpu::check_against_float64<cpu::Fp16>(mask, pack_gqa, 2e-3);
-      cpu::check_against_float64<cpu::Bf16>(mask, pack_gqa, 1.6e-2);
+      cpu::check_against_float64(cpu::make_batch<float>(mask), pack_gqa, 1e-5);
+      cpu::check_against_float64(cpu::make_batch<cpu::Fp16>(mask), pack_gqa, 2e-3);
+      cpu::check_against_float64(cpu::make_batch<cpu::Bf16>(mask), pack_gqa, 1.6e-2);
     }
+  }
+  // Several groups of key blocks.
+  const std::vector<int32_t> rows{0, 70, 72}, keys{0, 2500, 7000};
+  for (const Mask mask : {Mask{.left = -1, .right = 0}, Mask{.left = 2100, .right = 0}}) {
+    cpu::check_against_float64(cpu::make_batch<float>(mask, rows, keys), false, 1e-5);
+    cpu::check_against_float64(cpu::make_batch<cpu::Fp16>(mask, rows, keys), false, 2e-3);
+    cpu::check_against_float64(cpu::make_batch<cpu::Bf16>(mask, rows, keys), false, 1.6e-2);
   }
   for (const bool pack_gqa : {false, true}) {
     cpu::check_hidden_poison<float>(pack_gqa);
