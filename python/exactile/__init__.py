@@ -39,8 +39,12 @@ __all__ = [
 
 
 def include_dir() -> str:
-    """Folder for a compiler's include path: ``#include <exactile/...>``."""
-    return str(_Path(_core.__file__).parent / "include")
+    """Folder for a compiler's include path: ``#include <exactile/...>``.
+
+    An editable installation has no copy of the headers: it is the source tree's folder.
+    """
+    installed = _Path(_core.__file__).parent / "include"
+    return str(installed if installed.is_dir() else _Path(__file__).parents[2] / "include")
 
 
 def cmake_dir() -> str:

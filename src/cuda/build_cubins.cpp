@@ -2,18 +2,18 @@
 //
 //   build_cubins INCLUDE_DIR OUT_DIR JOBS LIBRARY_ROOT...
 //
-// Writes KEY.cubin files and report.json: what ptxas says of every kernel. Without NVRTC it says so
-// and leaves the report empty: such a wheel compiles at run time. Fails on a kernel that does not
-// compile, and where ptxas serialises wgmma.
+// Writes KEY.cubin files and report.json: what ptxas says of every kernel. Fails without NVRTC, on
+// a kernel that does not compile, and where ptxas serialises wgmma.
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <algorithm>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <fstream>
 #include <iostream>
-#include <regex>
 #include <stdexcept>
 #include <string>
 
@@ -27,8 +27,13 @@ namespace fs = std::filesystem;
 
 /// The number before `words` in a line of ptxas, such as "168 registers"; -1 if there is none.
 int number_before(const std::string& log, const std::string& words) {
-  std::smatch match;
-  return std::regex_search(log, match, std::regex("(\\d+) " + words)) ? std::stoi(match[1]) : -1;
+  const std::string behind = " " + words;
+  for (std::size_t end = log.find(behind); end != log.npos; end = log.find(behind, end + 1)) {
+    std::size_t begin = end;
+    while (begin > 0 && log[begin - 1] >= '0' && log[begin - 1] <= '9') --begin;
+    if (begin < end) return std::stoi(log.substr(begin, end - begin));
+  }
+  return -1;
 }
 
 /// Compiles one kernel; returns its line of the report.
@@ -54,41 +59,63 @@ std::string build(const jit::Program& program, const fs::path& out) {
          ", \"spill_load_bytes\": " + number("bytes spill loads") + "}";
 }
 
-/// One worker process's share of the kernels. NVRTC compiles one program at a time in a process.
-int build_share(const std::vector<jit::Program>& kernels, int worker, int workers,
-                const fs::path& out) {
+/// Where a kernel's process leaves its line of the report.
+fs::path line_file(const fs::path& out, std::size_t kernel) {
+  return out / ("report." + std::to_string(kernel));
+}
+
+/// The process of one kernel: NVRTC compiles one program at a time in a process.
+int build_alone(const std::vector<jit::Program>& kernels, std::size_t kernel, const fs::path& out) {
   try {
-    std::ofstream report(out / ("report." + std::to_string(worker)));
-    for (std::size_t i = worker; i < kernels.size(); i += workers) {
-      report << build(kernels[i], out) << '\n';
-    }
-    return report.flush() ? 0 : 1;
+    std::ofstream line(line_file(out, kernel));
+    line << build(kernels[kernel], out);
+    return line.flush() ? 0 : 1;
   } catch (const std::exception& error) {
     std::cerr << "build_cubins: " << error.what() << '\n';
     return 1;
   }
 }
 
-/// Joins the workers' reports.
-void write_report(const fs::path& out, int workers, const std::string& compiler) {
-  std::string lines;
-  for (int worker = 0; worker < workers; ++worker) {
-    const fs::path share = out / ("report." + std::to_string(worker));
-    std::ifstream file(share);
-    for (std::string line; std::getline(file, line);) {
-      lines += (lines.empty() ? "  " : ",\n  ") + line;
+/// Compiles all kernels, `jobs` at a time; says every tenth of them how far it is. False at the
+/// first that fails, when those under way have ended.
+bool build_all(const std::vector<jit::Program>& kernels, std::size_t jobs, const fs::path& out) {
+  bool good = true;
+  std::size_t started = 0, ended = 0;
+  while (ended < started || (good && started < kernels.size())) {
+    if (good && started < kernels.size() && started - ended < jobs) {
+      const pid_t child = fork();
+      if (child == 0) _exit(build_alone(kernels, started, out));
+      if (child < 0) throw std::runtime_error("fork: " + std::string(std::strerror(errno)));
+      ++started;
+      continue;
     }
-    fs::remove(share);
+    int status = 0;
+    wait(&status);
+    good &= status == 0;
+    ++ended;
+    if (ended * 10 / kernels.size() != (ended - 1) * 10 / kernels.size()) {
+      std::cout << "build_cubins: " << ended << " of " << kernels.size() << " CUDA kernels\n"
+                << std::flush;
+    }
   }
-  std::ofstream(out / "report.json")
-      << "{\"compiler\": " << (compiler.empty() ? "null" : "\"" + compiler + "\"")
-      << ", \"kernels\": [\n"
-      << lines << "\n]}\n";
+  return good;
+}
+
+/// Joins the lines, in the order of the kernels: the same whatever ran at the same time.
+void write_report(const fs::path& out, std::size_t kernels, const std::string& compiler) {
+  std::ofstream report(out / "report.json");
+  report << "{\"compiler\": \"" << compiler << "\", \"kernels\": [\n";
+  for (std::size_t kernel = 0; kernel < kernels; ++kernel) {
+    report << (kernel == 0 ? "  " : ",\n  ") << std::ifstream(line_file(out, kernel)).rdbuf();
+    fs::remove(line_file(out, kernel));
+  }
+  report << "\n]}\n";
+  if (!report.flush()) throw std::runtime_error("cannot write to " + out.string());
 }
 
 int main(int argc, char** argv) {
   const fs::path out = argv[2];
-  const int workers = std::max(1, std::atoi(argv[3]));
+  const std::size_t jobs = std::max(1, std::atoi(argv[3]));
   fs::remove_all(out);
   fs::create_directories(out);
   jit::configure(
@@ -97,20 +124,16 @@ int main(int argc, char** argv) {
   try {
     compiler = "NVRTC " + jit::nvrtc().version();
   } catch (const std::runtime_error& error) {
-    std::cout << "build_cubins: no CUDA kernels in this build, they are compiled at run time: "
+    std::cerr << "build_cubins: expected NVRTC, found none: pip install nvidia-cuda-nvrtc, or set "
+                 "EXACTILE_CUBINS=0 for a wheel without CUDA kernels, which are then compiled when "
+                 "they are first used\n"
               << error.what() << '\n';
-    write_report(out, 0, "");
-    return 0;
+    return 1;
   }
   const auto kernels = shipped_programs();
-  for (int worker = 0; worker < workers; ++worker) {
-    if (fork() == 0) std::exit(build_share(kernels, worker, workers, out));
-  }
-  bool failed = false;
-  for (int status = 0; wait(&status) > 0;) failed |= status != 0;
-  if (failed) return 1;
-  write_report(out, workers, compiler);
-  std::cout << "build_cubins: " << kernels.size() << " kernels, " << compiler << '\n';
+  if (!build_all(kernels, jobs, out)) return 1;
+  write_report(out, kernels.size(), compiler);
+  std::cout << "build_cubins: " << compiler << '\n';
   return 0;
 }
 
@@ -122,5 +145,10 @@ int main(int argc, char** argv) {
     std::cerr << "build_cubins: expected INCLUDE_DIR OUT_DIR JOBS LIBRARY_ROOT...\n";
     return 2;
   }
-  return exactile::cuda::main(argc, argv);
+  try {
+    return exactile::cuda::main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "build_cubins: " << error.what() << '\n';
+    return 1;
+  }
 }

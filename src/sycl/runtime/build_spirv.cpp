@@ -2,8 +2,8 @@
 //
 //   build_spirv INCLUDE_DIR OUT_DIR JOBS
 //
-// Writes KEY.spv files. The runtime's compiler wants a device; without one it says so and ships
-// none: such a wheel compiles at run time. Fails on a kernel that does not compile.
+// Writes KEY.spv files. Fails without a device, which the runtime's compiler wants, and on a kernel
+// that does not compile.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,10 +33,9 @@ int build_share(int worker, int workers, const fs::path& include, const fs::path
       return device.ext_oneapi_can_build(::sycl::ext::oneapi::experimental::source_language::sycl);
     });
     if (device == devices.end()) {
-      if (worker == 0) {
-        std::cout << "build_spirv: no SYCL device here, kernels are compiled at run time\n";
-      }
-      return 0;
+      throw std::runtime_error(
+          "expected a SYCL device, found none: without EXACTILE_SPIRV=1 kernels are compiled when "
+          "they are first used");
     }
     const ::sycl::queue queue(*device);
     std::vector<std::string> flags(std::begin(jit::kSyclFlags), std::end(jit::kSyclFlags));
