@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cmath>
-#include <exactile/scheduler/individual.hpp>
+#include <exactile/scheduler.hpp>
 #include <exactile/tensor.hpp>
 
 #include "prefill.hpp"
@@ -56,6 +56,11 @@ inline CompactList compact_list(const Plan& plan, const TileRecord* records,
           .num_heads = plan.tile_heads,
           .head_major = plan.order == ListOrder::kHeadMajor,
           .planned = planned};
+}
+
+/// `counter` where the kernels reach it.
+inline CountedList counted_list(const Plan& plan, const CompactList& list, int32_t* counter) {
+  return {list, counter, static_cast<int32_t>(plan.launched)};
 }
 
 }  // namespace exactile

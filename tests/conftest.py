@@ -21,6 +21,27 @@ FLOOR = {"float32": 3e-6, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 LSE_FLOOR = {"float32": 3e-6, "float16": 2.0**-14, "bfloat16": 2.0**-11}
 
 
+STRIDED = """
+#include <exactile/scheduler.hpp>
+class Strided {
+ public:
+  using Params = exactile::CountedList;
+  EXACTILE_HOST_DEVICE Strided(const Params& params, int group) : params_(params), index_(group) {}
+  EXACTILE_HOST_DEVICE static int num_work_groups(const Params& params, int) {
+    return params.work_groups;
+  }
+  EXACTILE_HOST_DEVICE bool is_valid() const { return index_ < params_.list.num_tiles(); }
+  EXACTILE_HOST_DEVICE exactile::WorkTile tile() const { return params_.list.tile(index_); }
+  EXACTILE_HOST_DEVICE void advance() { index_ += params_.work_groups; }
+
+ private:
+  Params params_;
+  int index_;
+};
+"""
+"""A policy like ValidOnlyPersistent that needs no counter, but the number of work-groups."""
+
+
 @dataclass
 class Batch:
     """Random q, k, v for the lengths, and how they are to be attended."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import exactile
-from conftest import assert_same_bits, check_poison_stays, cumulate, make_batch
+from conftest import STRIDED, assert_same_bits, check_poison_stays, cumulate, make_batch
 from cuda_device import HALVES, INFO, ROWS, run, to_gpu, to_numpy, torch
 from exactile import _core, cli
 from exactile.machines import Gpu
@@ -394,8 +394,10 @@ def test_graph_replayed_with_other_lengths(room):
 def test_a_scheduler_of_ones_own(room):
     batch = make_batch([300, 0, 31, 1, 129], dtype="bfloat16", causal=True)
     own = exactile.Scheduler("Reverse", source=REVERSE)
-    for got, want in zip(run(batch, scheduler=own), run(batch), strict=True):
-        assert_same_bits(got, want)
+    strided = exactile.Scheduler("Strided", source=STRIDED, like="ValidOnlyPersistent")
+    for scheduler in (own, strided):
+        for got, want in zip(run(batch, scheduler=scheduler), run(batch), strict=True):
+            assert_same_bits(got, want)
     wrong = exactile.Scheduler("Wrong", source="struct Wrong { int nonsense };")
     with pytest.raises(RuntimeError, match=r"nvrtcCompileProgram[\s\S]*Wrong"):
         run(batch, scheduler=wrong)

@@ -9,6 +9,7 @@ import pytest
 
 import exactile
 from conftest import (
+    STRIDED,
     DTYPES,
     assert_same_bits,
     check_any_place_of_a_batch,
@@ -229,6 +230,15 @@ struct Reverse : exactile::ValidOnlyIndividual {
         for _ in range(3):
             out, lse = plan.run(device.q, device.k, device.v, return_lse=True)
             batch.check(get(out, batch.q.dtype), dpnp.asnumpy(lse))
+
+    def test_stride(self):
+        """By as many work-groups as are launched."""
+        own = exactile.Scheduler("Strided", source=STRIDED, like="ValidOnlyPersistent")
+        batch = make_batch(LENS_Q, LENS_K, dtype="bfloat16", causal=True)
+        out, lse = run(batch, scheduler=own, workers=3)
+        want, want_lse = run(batch, scheduler="ValidOnlyPersistent")
+        assert_same_bits(out, want)
+        assert_same_bits(lse, want_lse)
 
     def test_what_does_not_compile(self):
         own = exactile.Scheduler("Broken", source="struct Broken { nonsense; };")

@@ -1,8 +1,12 @@
-// exactile/platform.hpp - the ground floor: integer types, function attributes, one atomic.
+// exactile/platform.hpp - the ground floor: integer types, function attributes, two atomics.
 //
 // Everything under include/exactile/ compiles under g++, clang, nvcc, NVRTC and the SYCL runtime
 // compiler, so nothing here includes a vendor header or a header of the C++ standard library.
 #pragma once
+
+#if !defined(__cplusplus) || __cplusplus < 202002L
+#error "exactile: expected C++20 (-std=c++20; g++ 11, clang 15, nvcc 12.4 or newer)"
+#endif
 
 // Functions are always inlined: the CPU room compiles these headers once per instruction set, and
 // an out-of-line copy made with AVX-512 could be linked into code for older processors.
@@ -62,6 +66,19 @@ EXACTILE_HOST_DEVICE constexpr int32_t fetch_add(int32_t* counter, int32_t value
   return atomicAdd(counter, value);
 #else
   return __atomic_fetch_add(counter, value, __ATOMIC_RELAXED);
+#endif
+}
+
+/// Sets a counter that workers share.
+EXACTILE_HOST_DEVICE constexpr void store(int32_t* counter, int32_t value) {
+  if (__builtin_is_constant_evaluated()) {
+    *counter = value;
+    return;
+  }
+#if defined(__CUDA_ARCH__)
+  *static_cast<volatile int32_t*>(counter) = value;  // PTX: as st.relaxed, and a store for SASS
+#else
+  __atomic_store_n(counter, value, __ATOMIC_RELAXED);
 #endif
 }
 

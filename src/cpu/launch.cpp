@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <thread>
 
@@ -172,12 +173,12 @@ class Launch {
   }
 
  private:
-  /// The counter runs past the end by one for each thread that finds it there.
+  /// The counter runs past the end by one for each turn that finds it there.
   bool walk_list(const Turn& turn, void* buffer) {
     const auto more = [&] { return std::atomic_ref(counter_) < list_.num_tiles(); };
     if (!more()) return false;
     const ResumableList schedule{
-        .counted = {.list = list_, .counter = &counter_},
+        .counted = CountedList(list_, &counter_, kNobodyResets),
         .is_over = [](const void* t) { return static_cast<const Turn*>(t)->is_over(); },
         .turn = &turn};
     work_group_(params_, &schedule, 0, buffer);
@@ -196,6 +197,9 @@ class Launch {
   }
 
   static inline constinit std::atomic<int64_t> launches{0};
+  /// A walk is begun anew with every turn, so no work-group knows that it is the last; and nobody
+  /// uses this launch's counter again.
+  static constexpr int32_t kNobodyResets = std::numeric_limits<int32_t>::max();
 
   const Plan& plan_;
   const PrefillParams params_;

@@ -104,9 +104,7 @@ jit::Program make_program(const KernelSpec& spec, const std::string& architectur
   const std::string room = "exactile::cuda::" + room_name + "::";
   std::string source = "#include <exactile/cuda/" + room_name +
                        "/kernel.hpp>\n"
-                       "#include <exactile/scheduler/individual.hpp>\n"
-                       "#include <exactile/scheduler/persistent.hpp>\n"
-                       "#include <exactile/scheduler/valid_only.hpp>\n";
+                       "#include <exactile/scheduler.hpp>\n";
   const Policy policy = policy_of(spec.scheduler, spec.user);
   source += policy.source;
   return {.source = std::move(source),

@@ -1,9 +1,6 @@
 // src/cuda/launch.cpp - a checked plan and its arrays -> tensor maps, Params, one launch.
 #include "launch.hpp"
 
-#include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/persistent.hpp>
-#include <exactile/scheduler/valid_only.hpp>
 #include <limits>
 #include <stdexcept>
 
@@ -63,7 +60,7 @@ PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const Pref
 union Schedule {
   PaddedGrid grid;
   CompactList list;
-  ValidOnlyPersistent::Params persistent;
+  CountedList persistent;
 };
 
 Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr counter) {
@@ -72,9 +69,7 @@ Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr cou
   }
   const CompactList list = compact_list(plan, memory.records(), memory.planned());
   if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return {.list = list};
-  return {.persistent = {.list = list,
-                         .counter = reinterpret_cast<int32_t*>(counter),
-                         .work_groups = static_cast<int32_t>(plan.launched)}};
+  return {.persistent = counted_list(plan, list, reinterpret_cast<int32_t*>(counter))};
 }
 
 MaskKind kind_of(const Mask& mask, bool packs_sequences) {

@@ -138,9 +138,7 @@ Shape planning_shape(const PlanRequest& request) {
 jit::Program make_program(const KernelSpec& spec) {
   const Room& room = kRooms[static_cast<int>(spec.kernel)];
   std::string source = std::string(room.macros) +
-                       "#include <exactile/scheduler/individual.hpp>\n"
-                       "#include <exactile/scheduler/persistent.hpp>\n"
-                       "#include <exactile/scheduler/valid_only.hpp>\n"
+                       "#include <exactile/scheduler.hpp>\n"
                        "#include <exactile/sycl/" +
                        room.name + "/kernel.hpp>\n";
   const Policy policy = policy_of(spec.scheduler, spec.user);

@@ -1,9 +1,6 @@
 // src/sycl/launch.cpp - a checked plan and its arrays -> Params, as bytes for the runtime's module.
 #include "launch.hpp"
 
-#include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/persistent.hpp>
-#include <exactile/scheduler/valid_only.hpp>
 #include <exactile/sycl/params.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 
@@ -68,7 +65,7 @@ std::string schedule(const Plan& plan, uint64_t lists, uint64_t counter) {
   const CompactList list =
       compact_list(plan, static_cast<const TileRecord*>(at(2 * cu_bytes(plan))));
   if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return as_bytes(list);
-  return as_bytes(CountedList{.list = list, .counter = reinterpret_cast<int32_t*>(counter)});
+  return as_bytes(counted_list(plan, list, reinterpret_cast<int32_t*>(counter)));
 }
 
 }  // namespace exactile::sycl

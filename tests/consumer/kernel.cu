@@ -2,9 +2,7 @@
 //
 // A work-group is many threads. One of them walks, because a walk may take its next index from a
 // counter, and hands each tile to the others.
-#include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/persistent.hpp>
-#include <exactile/scheduler/valid_only.hpp>
+#include <exactile/scheduler.hpp>
 
 #include "kernel.hpp"
 #include "round_robin.hpp"

@@ -2,9 +2,7 @@
 // small batch was seen exactly once. No standard header, so that it also runs at compile time.
 #pragma once
 
-#include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/persistent.hpp>
-#include <exactile/scheduler/valid_only.hpp>
+#include <exactile/scheduler.hpp>
 
 namespace exactile::test {
 
@@ -157,12 +155,16 @@ constexpr const char* valid_only_error(const Shape& shape, ListOrder order, int3
                           : "launched is not the number of tiles";
   for (int32_t workers = 1; workers <= max_workers && !error; ++workers) {
     int32_t counter = 0;
-    Tally tally_persistent(shape, cu);
-    const ValidOnlyPersistent::Params params{.list = list, .counter = &counter};
-    const int32_t persistent = ValidOnlyPersistent::num_work_groups(params, workers);
-    error = persistent == min(workers, launched)
-                ? walk<ValidOnlyPersistent>(params, persistent, tally_persistent)
-                : "launched is not min(tiles, workers)";
+    const CountedList params(list, &counter, min(workers, launched));
+    if (ValidOnlyPersistent::num_work_groups(params, workers) != params.work_groups) {
+      error = "launched is not what the list says";
+    }
+    // The second launch is of the same Params, as nobody sets the counter back but the first.
+    for (int32_t launch = 0; launch < 2 && !error; ++launch) {
+      Tally again(shape, cu);
+      error = walk<ValidOnlyPersistent>(params, params.work_groups, again);
+      if (!error && counter != 0) error = "the counter is not 0 after the launch";
+    }
   }
   delete[] records;
   return error;

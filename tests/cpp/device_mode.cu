@@ -1,8 +1,6 @@
 // tests/cpp/device_mode.cu - the headers inside a user's own .cu: the three policies, and the list
 // written on the device. Compiled, not run.
-#include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/persistent.hpp>
-#include <exactile/scheduler/valid_only.hpp>
+#include <exactile/scheduler.hpp>
 
 namespace exactile::test {
 

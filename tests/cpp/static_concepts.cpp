@@ -1,7 +1,5 @@
 // tests/cpp/static_concepts.cpp - what the two concepts accept and what they reject.
-#include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/persistent.hpp>
-#include <exactile/scheduler/valid_only.hpp>
+#include <exactile/scheduler.hpp>
 
 namespace exactile::test {
 

@@ -9,8 +9,14 @@ namespace exactile {
 /// Not nested in the policy: SYCL takes no nested class as the parameter of a kernel.
 struct CountedList {
   CompactList list;
-  int32_t* counter;         ///< shared by all work-groups; 0 at launch
-  int32_t work_groups = 0;  ///< launched: the last one leaves the counter at 0; 0: nobody does
+  int32_t* counter;  ///< shared by all work-groups; 0 at launch, and again when the last one ends
+  int32_t work_groups;  ///< launched, on every backend: a policy may stride by it
+
+  /// No field has a default: the policy knows by `work_groups` which work-group ends last, and a
+  /// counter that nobody sets back would hide every tile from the next launch.
+  EXACTILE_HOST_DEVICE constexpr CountedList(const CompactList& tiles, int32_t* shared_counter,
+                                             int32_t num_work_groups)
+      : list(tiles), counter(shared_counter), work_groups(num_work_groups) {}
 };
 
 class ValidOnlyPersistent {
@@ -21,19 +27,20 @@ class ValidOnlyPersistent {
       : params_(params), index_(next()) {}
 
   EXACTILE_HOST_DEVICE static constexpr int32_t num_work_groups(const Params& params,
-                                                                int32_t workers) {
-    return min(params.list.max_tiles(), workers);
+                                                                int32_t /*workers*/) {
+    return params.work_groups;
   }
   EXACTILE_HOST_DEVICE constexpr bool is_valid() const { return index_ < params_.list.num_tiles(); }
   EXACTILE_HOST_DEVICE constexpr WorkTile tile() const { return params_.list.tile(index_); }
   EXACTILE_HOST_DEVICE constexpr void advance() { index_ = next(); }
 
  private:
-  /// Every work-group takes one index past the end; nobody takes one after the last of these.
+  /// Every work-group takes one index past the end; nobody takes one after the last of these. It
+  /// sets the counter back, so that the next launch finds it at 0.
   EXACTILE_HOST_DEVICE constexpr int32_t next() const {
     const int32_t index = fetch_add(params_.counter, 1);
     const int32_t past_end = index - params_.list.num_tiles();
-    if (past_end >= 0 && past_end + 1 == params_.work_groups) *params_.counter = 0;
+    if (past_end >= 0 && past_end + 1 == params_.work_groups) store(params_.counter, 0);
     return index;
   }
 
