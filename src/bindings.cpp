@@ -34,6 +34,8 @@ using Lengths = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device
 using UserSchedulerFields = std::tuple<std::string, std::string, std::string>;
 /// Addresses of cu_seqlens_q and cu_seqlens_k, device, stream.
 using DeviceLengthFields = std::tuple<uint64_t, uint64_t, int, uint64_t>;
+/// WalkedTiles.
+using WalkFields = std::tuple<Lengths, Lengths>;
 
 std::span<const int32_t> span_of(const Lengths& lengths) {
   return {lengths.data(), lengths.shape(0)};
@@ -99,7 +101,7 @@ double scale_of(nb::handle softmax_scale, const Plan& plan) {
 /// `out_is_callers`: not made for this call. `timeline`: an address in a GPU's memory, or 0.
 void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out, nb::handle lse,
          nb::handle softmax_scale, uint64_t stream, bool out_is_callers, uint64_t timeline,
-         int64_t timeline_bytes) {
+         int64_t timeline_bytes, const std::optional<WalkFields>& walk) {
   const Torch* const torch = Torch::loaded();
   if (torch && torch->owns(q)) torch->refuse_tracing("varlen_prefill");
   const Array arrays[] = {
@@ -123,6 +125,9 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
       .stream = stream,
       .timeline = reinterpret_cast<void*>(timeline),
       .timeline_bytes = timeline_bytes,
+      .walk = walk ? WalkedTiles{.begins = span_of(std::get<0>(*walk)),
+                                 .tiles = span_of(std::get<1>(*walk))}
+                   : WalkedTiles{},
       .check = check_signals,
   };
   check_args(plan, args);
@@ -191,6 +196,13 @@ NB_MODULE(_core, m) {
                                              : name_of(p.scheduler, kSchedulerNames);
                    })
       .def_prop_ro("policy", [](const Plan& p) { return name_of(p.scheduler, kSchedulerNames); })
+      .def_prop_ro("user_scheduler",
+                   [](const Plan& p) -> std::optional<UserSchedulerFields> {
+                     if (!p.user_scheduler) return std::nullopt;
+                     const UserScheduler& own = *p.user_scheduler;
+                     return UserSchedulerFields{own.name, own.source,
+                                                name_of(own.like, kSchedulerNames)};
+                   })
       .def_prop_ro("order", [](const Plan& p) { return name_of(p.order, kOrderNames); })
       .def_prop_ro("backend", [](const Plan& p) { return name_of(p.backend, kBackendNames); })
       .def_prop_ro("dtype", [](const Plan& p) { return name_of(p.dtype, kDtypeNames); })
@@ -237,7 +249,7 @@ NB_MODULE(_core, m) {
                    })
       .def("run", &run, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a.none() = nb::none(),
            "softmax_scale"_a.none() = nb::none(), "stream"_a = 0, "out_is_callers"_a = true,
-           "timeline"_a = 0, "timeline_bytes"_a = 0)
+           "timeline"_a = 0, "timeline_bytes"_a = 0, "walk"_a.none() = nb::none())
       .def(
           "scale",
           [](const Plan& plan, nb::handle softmax_scale) { return scale_of(softmax_scale, plan); },

@@ -140,9 +140,6 @@ void check_request(const PlanRequest& r) {
          std::string(name_of(r.backend, kBackendNames)) +
          (r.scheduler ? std::string(" and ") + name_of(*r.scheduler, kSchedulerNames) : ""));
   }
-  if (r.user_scheduler && r.backend == Backend::kCpu) {
-    fail("expected the cuda or the sycl backend for a Scheduler of your own, got cpu");
-  }
 }
 
 /// What shares a tile: the query heads of a kv head, sequences of up to packed_len tokens.

@@ -92,6 +92,15 @@ void check_scale(double scale) {
   fail(std::string("expected a finite softmax_scale > 0 that float32 holds, got ") + text);
 }
 
+/// The walk's maker has checked that each tile is there once.
+void check_walk(const Plan& plan, const WalkedTiles& walk) {
+  if (!plan.user_scheduler) return;
+  if (static_cast<int64_t>(walk.begins.size()) != plan.launched + 1 ||
+      static_cast<int64_t>(walk.tiles.size()) != walk.begins.back()) {
+    fail("expected the walked tiles of a Scheduler of your own");
+  }
+}
+
 }  // namespace
 
 std::string device_name(int type) {
@@ -127,6 +136,7 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
   check_array(args.out, "out", {plan.total_q(), heads_q, plan.head_dim_v}, plan, device);
   check_output(args);
   check_scale(args.softmax_scale);
+  if (plan.backend == Backend::kCpu) check_walk(plan, args.walk);
   if (plan.backend == Backend::kSycl) {
     if (const std::string refused = sycl::refusal(plan, args); !refused.empty()) fail(refused);
   }

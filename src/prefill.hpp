@@ -31,6 +31,12 @@ struct ArrayRef {
   bool has_elements() const { return shape[0] > 0 && shape[1] > 0 && shape[2] > 0; }
 };
 
+/// Tiles of a user's own policy, walked beforehand, by work-group. The CPU launches them.
+struct WalkedTiles {
+  std::span<const int32_t> begins;  ///< (launched + 1,): where a work-group's tiles begin
+  std::span<const int32_t> tiles;   ///< (valid,): indices of the plan's TileOrder
+};
+
 struct PrefillArgs {
   ArrayRef q;            ///< (total_q, num_heads_q, head_dim)
   ArrayRef k;            ///< (total_k, num_heads_kv, head_dim)
@@ -45,6 +51,7 @@ struct PrefillArgs {
   /// CPU: called on the caller's thread between tiles, twenty times a second; may throw, which ends
   /// the run. Or null.
   void (*check)() = nullptr;
+  WalkedTiles walk = {};  ///< CPU: where the plan has a user's own policy
 };
 
 /// Throws std::invalid_argument for arrays that do not fit the plan or one another. Reads no

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,36 @@ def test_the_policies(tmp_path, compiler):
     program = tmp_path / "test_schedulers"
     run(found(compiler), *flags, cpp / "test_schedulers.cpp", "-o", program)
     run(program)
+
+
+OLDEST_NVRTC = """
+import ctypes, sys
+for file in sys.argv[1:]:
+    ctypes.CDLL(file, ctypes.RTLD_GLOBAL)
+from exactile import _core
+print(_core.nvrtc_info()[1])
+for scheduler in _core.SCHEDULERS:
+    for room, architecture in (("sm80", "sm_80"), ("sm90", "sm_90a")):
+        program = _core.kernel_program(room, "bfloat16", 128, 128, True, scheduler, "NoProbe")
+        print(_core.find_cubin(*program, architecture)[0])
+"""
+
+
+def test_the_oldest_nvrtc(tmp_path):
+    """pip install --target=DIR 'nvidia-cuda-nvrtc-cu12==12.4.*'; EXACTILE_OLDEST_NVRTC=DIR."""
+    folder = os.environ.get("EXACTILE_OLDEST_NVRTC")
+    if folder is None:
+        pytest.skip("EXACTILE_OLDEST_NVRTC names no folder with NVRTC 12.4")
+    builtins = sorted(map(str, Path(folder).rglob("libnvrtc-builtins.so*")))
+    library = sorted(map(str, Path(folder).rglob("libnvrtc.so*")))
+    done = subprocess.run(
+        [sys.executable, "-c", OLDEST_NVRTC, *builtins, *library],
+        env=os.environ | {"EXACTILE_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    version, *origins = done.stdout.split()
+    assert version == "12.4"
+    assert set(origins) <= {"compiler", "wheel"}

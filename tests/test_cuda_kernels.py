@@ -115,24 +115,3 @@ def test_info():
     assert INFO["available"] == any(x["compute_capability"] >= (8, 0) for x in INFO["devices"])
     if INFO["driver"] is None:
         assert "NVIDIA" in INFO["reason"]
-
-
-class TestScheduler:
-    def test_names(self):
-        with pytest.raises(ValueError, match=r"name of a C\+\+ type, got 'My Order'"):
-            exactile.Scheduler("My Order", source="")
-        with pytest.raises(ValueError, match=r"like: expected one of .*, got 'Fair'"):
-            exactile.Scheduler("MyOrder", source="", like="Fair")
-
-    def test_not_on_the_cpu(self):
-        own = exactile.Scheduler("MyOrder", source="struct MyOrder {};")
-        with pytest.raises(ValueError, match="the cuda or the sycl backend for a Scheduler"):
-            exactile.plan(
-                [0, 8],
-                num_heads_q=1,
-                num_heads_kv=1,
-                head_dim=64,
-                dtype="float16",
-                backend="cpu",
-                scheduler=own,
-            )

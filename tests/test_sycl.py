@@ -9,8 +9,8 @@ import pytest
 
 import exactile
 from conftest import (
-    STRIDED,
     DTYPES,
+    STRIDED,
     assert_same_bits,
     check_any_place_of_a_batch,
     check_poison_stays,

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from exactile import _core, _sycl
+from exactile import _core, _sycl, _walk
 from exactile._arguments import (
     BackendName,
     DtypeName,
@@ -124,12 +124,15 @@ class Plan:
         self._request: dict[str, Any]
         self._device_lengths: DeviceLengths | None
         self._sycl_memory: _sycl.PlanMemory
+        self._own_policy: _walk.OwnPolicy | None
+        own = core.user_scheduler
         self.__dict__.update(
             zip(_FIELDS, _fields_of(core), strict=True),
             _core=core,
             _request=request,
             _device_lengths=lengths,  # keeps the arrays alive
             _sycl_memory=_sycl.PlanMemory(),
+            _own_policy=None if own is None else _walk.OwnPolicy(core, Scheduler(*own)),
         )
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -312,16 +315,18 @@ class Plan:
         ------
         ValueError
             An array does not fit the plan or another array, or requires grad while gradients are
-            recorded. Nothing has been written.
+            recorded, or a `Scheduler` of your own loses or doubles a tile. Nothing has been
+            written.
         TypeError
             An argument is no array that can be used: one without memory, or under a transformation
             (vmap, torch.jit.trace, jax.jit, forward-mode differentiation).
         MemoryError
             No memory for the result or, on the CPU, for a thread; `out` may be partly written then.
         RuntimeError
-            CPU: a thread could not be started; nothing has been written. CUDA: no driver, no kernel
-            and no compiler for it, or a driver call that failed. SYCL: no runtime, no device, one
-            that lacks what the kernel needs, or a failed compilation.
+            CPU: a thread could not be started, or no compiler for a `Scheduler` of your own;
+            nothing has been written. CUDA: no driver, no kernel and no compiler for it, or a driver
+            call that failed. SYCL: no runtime, no device, one that lacks what the kernel needs, or
+            a failed compilation.
 
         Notes
         -----
@@ -348,6 +353,7 @@ class Plan:
             finally:
                 _core.resume_compiler(hook)
         core = self._core
+        walk = self._own_policy.before_run() if self._own_policy else None
         if is_torch_cuda(q):
             return run_torch(core, q, k, v, out, return_lse, softmax_scale, stream)
         if self.backend == "sycl":
@@ -365,7 +371,7 @@ class Plan:
         if return_lse:
             check_input(q, "q")
             lse = empty_like(q, (core.num_heads_q, core.total_q), dtype="float32")
-        core.run(q, k, v, result, lse, softmax_scale, 0, out is not None)
+        core.run(q, k, v, result, lse, softmax_scale, 0, out is not None, walk=walk)
         if out is None:
             result = give_back(result, q)
         return (result, give_back(lse, q)) if return_lse else result
@@ -422,7 +428,7 @@ def plan(
     window : tuple[int, int]
         Keys visible left and right of a row's position ``i + (len_k - len_q)``; -1: unbounded.
     scheduler : str or Scheduler
-        One of `SCHEDULERS`, ``"auto"``, or one of your own (CUDA, SYCL).
+        One of `SCHEDULERS`, ``"auto"``, or one of your own.
     order : {"natural", "longest_first", "sequence_major", "head_major"}, optional
         Of the tile list: by sequence as they come; the tiles with most keys first; the sequences
         with most keys first and of each its last tile (not with lengths on the GPU); the same for

@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -157,7 +158,8 @@ class Launch {
   Launch(const Plan& plan, const PrefillArgs& args)
       : plan_(plan),
         params_(make_params(plan, args)),
-        work_group_(kernel_table().work_group[int(plan.dtype)][int(plan.scheduler)]),
+        walk_(args.walk),
+        work_group_(kernel_table().work_group[int(plan.dtype)][int(kernel_of(plan))]),
         scratch_bytes_(kernel_table().scratch_bytes[int(plan.dtype)](params_)),
         grid_(padded_grid(plan, plan.cu_seqlens_q.data(), plan.cu_seqlens_k.data())),
         list_(compact_list(plan, plan.records.get())) {}
@@ -165,7 +167,8 @@ class Launch {
   /// Run::compute.
   bool compute(const Turn& turn) {
     void* const buffer = thread_buffer.get(scratch_bytes_, id_);
-    const bool more = plan_.scheduler == SchedulerKind::kValidOnlyPersistent
+    const bool more = plan_.user_scheduler ? take_walks(turn, buffer)
+                      : plan_.scheduler == SchedulerKind::kValidOnlyPersistent
                           ? walk_list(turn, buffer)
                           : take_work_groups(turn, buffer);
     if (!more) thread_buffer.clear_if_large();
@@ -185,9 +188,40 @@ class Launch {
     return more();
   }
 
+  /// What a user's own policy has walked is computed tile by tile, each by a work-group of the
+  /// shipped policy of the same order.
+  static SchedulerKind kernel_of(const Plan& plan) {
+    const bool counts = plan.scheduler == SchedulerKind::kValidOnlyPersistent;
+    return plan.user_scheduler && counts ? SchedulerKind::kValidOnlyIndividual : plan.scheduler;
+  }
+
+  const void* schedule_of_one_tile() const {
+    return plan_.scheduler == SchedulerKind::kIndividual ? &grid_
+                                                         : static_cast<const void*>(&list_);
+  }
+
+  /// The tiles of a work-group stay with the thread that has begun it. The caller alone leaves one
+  /// half done, since it comes back.
+  bool take_walks(const Turn& turn, void* buffer) {
+    Walk walk = turn.is_callers() ? std::exchange(callers_, {}) : Walk{};
+    while (true) {
+      for (; walk.next < walk.end; ++walk.next) {
+        if (turn.has_failed()) return false;
+        if (turn.is_callers() && turn.is_over()) {
+          callers_ = walk;
+          return true;
+        }
+        work_group_(params_, schedule_of_one_tile(), walk_.tiles[walk.next], buffer);
+      }
+      if (turn.is_over()) return true;
+      const int64_t index = next_work_group_++;
+      if (index >= plan_.launched) return false;
+      walk = {.next = walk_.begins[index], .end = walk_.begins[index + 1]};
+    }
+  }
+
   bool take_work_groups(const Turn& turn, void* buffer) {
-    const void* const schedule =
-        plan_.scheduler == SchedulerKind::kIndividual ? &grid_ : static_cast<const void*>(&list_);
+    const void* const schedule = schedule_of_one_tile();
     while (!turn.is_over()) {
       const int64_t index = next_work_group_++;
       if (index >= plan_.launched) return false;
@@ -201,13 +235,20 @@ class Launch {
   /// uses this launch's counter again.
   static constexpr int32_t kNobodyResets = std::numeric_limits<int32_t>::max();
 
+  /// Of WalkedTiles::tiles, those of a work-group that are not computed.
+  struct Walk {
+    int32_t next = 0, end = 0;
+  };
+
   const Plan& plan_;
   const PrefillParams params_;
+  const WalkedTiles walk_;
   const WorkGroupFn work_group_;
   const int64_t scratch_bytes_;
   const PaddedGrid grid_;
   const CompactList list_;
   const int64_t id_ = ++launches;
+  Walk callers_;
   alignas(64) int32_t counter_ = 0;
   alignas(64) std::atomic<int64_t> next_work_group_{0};
 };

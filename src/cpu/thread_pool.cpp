@@ -40,9 +40,10 @@ struct Job {
 class CallerTurn final : public Turn {
  public:
   explicit CallerTurn(const Job& job) : job_(job) {}
+  bool is_callers() const override { return true; }
+  bool has_failed() const override { return job_.failed.load(std::memory_order_relaxed); }
   bool is_over() const override {
-    return job_.failed.load(std::memory_order_relaxed) ||
-           (job_.run.check && Clock::now() - begin_ >= kCheckEvery);
+    return has_failed() || (job_.run.check && Clock::now() - begin_ >= kCheckEvery);
   }
 
  private:
@@ -53,8 +54,10 @@ class CallerTurn final : public Turn {
 class HelperTurn final : public Turn {
  public:
   HelperTurn(const Job& job, const std::atomic<int>& num_jobs) : job_(job), num_jobs_(num_jobs) {}
+  bool is_callers() const override { return false; }
+  bool has_failed() const override { return job_.failed.load(std::memory_order_relaxed); }
   bool is_over() const override {
-    return job_.failed.load(std::memory_order_relaxed) ||
+    return has_failed() ||
            (num_jobs_.load(std::memory_order_relaxed) > 1 && Clock::now() - begin_ >= kHelperTurn);
   }
 

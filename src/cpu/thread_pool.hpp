@@ -26,6 +26,10 @@ class Turn {
   virtual ~Turn() = default;
   /// Asked between tiles: the thread is wanted elsewhere, or the run has failed.
   virtual bool is_over() const = 0;
+  /// The run has failed: what is begun need not be finished.
+  virtual bool has_failed() const = 0;
+  /// The run's caller has the turn: it is the thread that always comes back.
+  virtual bool is_callers() const = 0;
 };
 
 struct Run {
