@@ -294,7 +294,7 @@ def test_other_params():
 def test_what_does_not_compile():
     scheduler = own("struct Own { nonsense; };")
     with pytest.raises(
-        RuntimeError, match=r"^Scheduler Own: does not compile[\s\S]*Own:1.*nonsens"
+        RuntimeError, match=r"^Scheduler Own: does not compile[\s\S]*Own:1[\s\S]*nonsense"
     ):
         scheduler.check(plan_of(scheduler=scheduler))
 
@@ -353,6 +353,13 @@ class TestBeforeARun:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             self.guard(scheduler, lengths=[5, 7]).before_run()
+
+    def test_what_does_not_compile_warns_in_a_line(self):
+        scheduler = own(HEADER + "struct Own { device_only nonsense; };")
+        message = r"^not checked: Scheduler Own: does not compile for the host with .*: .*error.*$"
+        with pytest.warns(RuntimeWarning, match=message) as warned:
+            self.guard(scheduler).before_run()
+        assert "\n" not in str(warned[0].message)
 
     def test_the_shipped_policies_are_not_walked(self, scheduler):
         assert plan_of("cuda", scheduler=scheduler)._own_policy is None

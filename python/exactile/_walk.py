@@ -84,7 +84,9 @@ class OwnPolicy:
             check(self._scheduler, self._core)
         except RuntimeError as error:
             _unchecked.add(self._scheduler)
-            warnings.warn(f"not checked: {error}", RuntimeWarning, stacklevel=4)
+            about, *log = str(error).splitlines()
+            first = next((line for line in log if "error" in line), "")
+            warnings.warn(f"not checked: {about} {first}".strip(), RuntimeWarning, stacklevel=4)
             return
         if len(_checked) >= 10_000:
             _checked.clear()
