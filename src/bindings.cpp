@@ -125,10 +125,10 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
       .stream = stream,
       .timeline = reinterpret_cast<void*>(timeline),
       .timeline_bytes = timeline_bytes,
+      .check = check_signals,
       .walk = walk ? WalkedTiles{.begins = span_of(std::get<0>(*walk)),
                                  .tiles = span_of(std::get<1>(*walk))}
                    : WalkedTiles{},
-      .check = check_signals,
   };
   check_args(plan, args);
   if (torch) torch->refuse_tangents({q, k, v, out});

@@ -420,7 +420,7 @@ class TestCpu:
         for walk in (None, wrong):
             with pytest.raises(ValueError, match="expected the walked tiles"):
                 plan._core.run(
-                    batch.q, batch.k, batch.v, np.empty_like(batch.q), None, 1.0, 0, walk
+                    batch.q, batch.k, batch.v, np.empty_like(batch.q), None, 1.0, walk=walk
                 )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys as _sys
 from importlib.metadata import version as _version
-from pathlib import Path as _Path
 from typing import Any
 
 from exactile import _core, _sycl, workloads
 from exactile._arrays import empty_result_cache
+from exactile._paths import cmake_dir, include_dir
+from exactile._paths import cubin_dir as _cubin_dir
 from exactile.api import varlen_prefill
 from exactile.planning import BACKENDS, SCHEDULERS, Plan, plan
 from exactile.scheduler import Scheduler
@@ -36,24 +37,6 @@ __all__ = [
     "varlen_prefill",
     "workloads",
 ]
-
-
-def include_dir() -> str:
-    """Folder for a compiler's include path: ``#include <exactile/...>``.
-
-    An editable installation has no copy of the headers: it is the source tree's folder.
-    """
-    installed = _Path(_core.__file__).parent / "include"
-    return str(installed if installed.is_dir() else _Path(__file__).parents[2] / "include")
-
-
-def cmake_dir() -> str:
-    """Folder for ``find_package(exactile)``: pass it as ``-Dexactile_DIR=``."""
-    return str(_Path(_core.__file__).parent / "cmake")
-
-
-def _cubin_dir() -> _Path:
-    return _Path(_core.__file__).parent / "cubins"
 
 
 # Where device code, shipped kernels and NVRTC's package are looked for.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from exactile import _core
 from exactile._device import backend_of
+from exactile._paths import include_dir
 
 _ONEAPI = 14  # DLPack
 _DLPACK_CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
@@ -268,7 +269,7 @@ def compile_request(queue: Any, source: str, name_expression: str, image: Path) 
             "device": str(device.get_filter_string()),
             "source": source,
             "name_expression": name_expression,
-            "flags": [*_core.SYCL_FLAGS, "-I", str(Path(_core.__file__).parent / "include")],
+            "flags": [*_core.SYCL_FLAGS, "-I", include_dir()],
             "image": str(image),
         }
     )

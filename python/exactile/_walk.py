@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile import _core
+from exactile._paths import include_dir
 
 if TYPE_CHECKING:
     from exactile.scheduler import Scheduler
@@ -293,7 +294,7 @@ def _compile(scheduler: Scheduler) -> Path:
         [
             *command,
             *("-std=c++20", "-O1", "-w"),
-            *("-I", str(folder), "-I", str(Path(_core.__file__).parent / "include")),
+            *("-I", str(folder), "-I", include_dir()),
             f"-DEXACTILE_POLICY={scheduler.name}",
             f"-DEXACTILE_LIKE=exactile::{scheduler.like}",
             str(Path(__file__).parent / "_walker.cpp"),
