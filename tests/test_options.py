@@ -20,8 +20,9 @@ INT = "2147483647"
         (
             ["--scheduler=Persistent"],
             "--scheduler: expected one of Individual, ValidOnlyIndividual, ValidOnlyPersistent, "
-            "auto, got 'Persistent'",
+            "auto or FILE.hpp:NAME, got 'Persistent'",
         ),
+        (["--scheduler=none.hpp:Own"], "--scheduler: expected a readable file, got 'none.hpp'"),
         (["--scheduler=Individual,"], "--scheduler: expected one of"),
         (["--scheduler="], "--scheduler: expected one of"),
         (
@@ -154,6 +155,22 @@ def test_environment_variables_are_no_options(
 def test_short_names_of_dtypes(short: str, dtype: str, tmp_path: Path) -> None:
     (plan,) = plans(tmp_path, *SMALL, f"--dtype={short}")
     assert plan["dtype"] == dtype
+
+
+def test_a_policy_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "reverse.hpp"
+    file.write_text(
+        """
+        #include <exactile/scheduler.hpp>
+        struct Reverse : exactile::ValidOnlyIndividual {
+          EXACTILE_HOST_DEVICE Reverse(const Params& list, int group)
+              : exactile::ValidOnlyIndividual(list, list.num_tiles() - 1 - group) {}
+        };
+        """
+    )
+    options = [*SMALL, "--backend=cpu", "--iterations=1", f"--scheduler=auto,{file}:Reverse"]
+    assert cli.main(["bench", *options]) == 0
+    assert "Reverse" in capsys.readouterr().out
 
 
 def test_a_trace_alone_is_taken_whole(tmp_path: Path) -> None:

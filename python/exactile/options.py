@@ -125,14 +125,21 @@ def _integers(text: str) -> list[int]:
     return [_integer(0, _INT32_MAX)(length.lstrip("0") or "0") for length in text.split(",")]
 
 
-def _schedulers(text: str) -> list[str]:
+def _schedulers(text: str) -> list[str | exactile.Scheduler]:
+    return [_scheduler(name) for name in text.split(",")]
+
+
+def _scheduler(text: str) -> str | exactile.Scheduler:
     known = {name.lower(): name for name in SCHEDULERS}
-    for name in text.split(","):
-        if name.lower() not in known:
-            raise argparse.ArgumentTypeError(
-                f"expected one of {', '.join(SCHEDULERS)}, got {_quoted(name)}"
-            )
-    return [known[name.lower()] for name in text.split(",")]
+    if text.lower() in known:
+        return known[text.lower()]
+    if ":" not in text:
+        expected = f"one of {', '.join(SCHEDULERS)} or FILE.hpp:NAME"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {_quoted(text)}")
+    try:
+        return exactile.Scheduler.from_file(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("Scheduler: ")) from None
 
 
 # --- the options --------------------------------------------------------------------------------
@@ -196,7 +203,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_int("window_left", "keys seen before a row's own position; -1: all", minimum=-1, default=-1)
     add_int("window_right", "keys seen after it; -1: all", minimum=-1, default=-1)
     add_name("dtype", "of q, k, v and out", DTYPE_ALIASES, "bfloat16", "bfloat16")
-    schedulers = f"{', '.join(SCHEDULERS)}, or several with commas between"
+    schedulers = f"{', '.join(SCHEDULERS)}, FILE.hpp:NAME, or several with commas between"
     add("scheduler", schedulers, "Individual", type=_schedulers, metavar="NAME")
     parser.add_argument(
         "--compare", action="store_true", help="run all schedulers on the same data"
@@ -221,7 +228,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plans(
-    args: argparse.Namespace, lengths: Lengths, schedulers: list[str] | None = None
+    args: argparse.Namespace,
+    lengths: Lengths,
+    schedulers: list[str | exactile.Scheduler] | None = None,
 ) -> list[Plan]:
     """One plan per scheduler, all of the same batch; default: those that were chosen.
 
@@ -254,7 +263,7 @@ def plans(
                 dtype=args.dtype,
                 causal=args.is_causal,
                 window=(args.window_left, args.window_right),
-                scheduler=cast(SchedulerName, name),
+                scheduler=cast("SchedulerName | exactile.Scheduler", name),
                 pack_gqa=args.pack_gqa,
                 pack_sequences=args.pack_sequences,
                 backend=cast(BackendName, backend),
@@ -278,8 +287,8 @@ def _in_options(message: str, source: str) -> str:
     return text if "--" in text else f"{source}: {text}"
 
 
-def chosen_schedulers(args: argparse.Namespace) -> list[str]:
-    """Names of the schedulers to plan for."""
+def chosen_schedulers(args: argparse.Namespace) -> list[str | exactile.Scheduler]:
+    """The schedulers to plan for: names, or policies of the user's own."""
     return list(exactile.SCHEDULERS) if args.compare else args.scheduler or ["Individual"]
 
 
