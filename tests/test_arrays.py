@@ -127,6 +127,7 @@ def test_what_is_no_capsule():
 
 def test_jax():
     jax = pytest.importorskip("jax")
+    jax.config.update("jax_default_device", jax.devices("cpu")[0])
     batch = make_batch([20, 3])
     want = batch.run()[0]
     q, k, v = (jax.numpy.asarray(x) for x in (batch.q, batch.k, batch.v))

@@ -110,7 +110,8 @@ def test_interrupt():
     """A run of minutes ends at once, and those that come after it are right."""
     run_python(
         """
-        import _thread
+        # Where the parent ignores Ctrl-C, as a shell's background jobs do, Python installs none.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         q8, k8, v8 = inputs(200_000)
         for workers in (1, 3):
             long = plan(200_000, workers)

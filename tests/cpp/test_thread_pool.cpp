@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -201,7 +202,7 @@ void resumable_walks() {
   for (const bool leaves : {false, true}) {
     int32_t counter = 0;
     const cpu::ResumableList params{
-        .counted = {.list = list, .counter = &counter},
+        .counted = CountedList(list, &counter, std::numeric_limits<int32_t>::max()),
         .is_over = [](const void* leave) { return *static_cast<const bool*>(leave); },
         .turn = &leaves};
     std::vector<int> seen(kNumRecords * kNumHeads);

@@ -97,7 +97,7 @@ class GroupSums {
     const Floats sum = a + x;
     const Floats x_in_sum = sum - a;
     const Floats rounded_away = (a - (sum - x_in_sum)) + (x - x_in_sum);
-    return {sum, nothing_lost_ ? rounded_away : alpha * load<Floats>(lost) + rounded_away};
+    return {sum, nothing_lost_ ? rounded_away : fma(alpha, load<Floats>(lost), rounded_away)};
   }
   EXACTILE_INLINE void add(Floats alpha, const float* x, float* total, float* lost) const {
     const Sum s = sum(alpha, total, lost, load<Floats>(x));

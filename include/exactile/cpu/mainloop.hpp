@@ -119,7 +119,7 @@ class Mainloop {
       for (int d = 0; d < params_.head_dim_v; ++d) {
         if (is_finite(v[d])) continue;
         const Floats before = load<Floats>(o + d * kPanel);
-        store(o + d * kPanel, visible ? before + p * to_float(v[d]) : before);
+        store(o + d * kPanel, visible ? fma(p, splat(to_float(v[d])), before) : before);
       }
     }
   }
@@ -216,7 +216,7 @@ class Mainloop {
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) {
       float* const at = row_sum + v * kLanes;
-      store(at, load<Floats>(at) * alpha[v] + sum[v]);
+      store(at, fma(load<Floats>(at), alpha[v], sum[v]));
     }
   }
 

@@ -115,7 +115,7 @@ struct MicroKernel {
         for_each<kRows, kVecs>(
             to,
             [&](Floats& sum, float* at, int i)
-                EXACTILE_LAMBDA_INLINE { sum += alpha[i] * load<Floats>(at); },
+                EXACTILE_LAMBDA_INLINE { sum = fma(alpha[i], load<Floats>(at), sum); },
             acc);
       }
       for_each<kRows, kVecs>(

@@ -9,6 +9,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef EXACTILE_CPU_ISA
@@ -97,6 +99,21 @@ EXACTILE_INLINE Floats lane_max(Floats a, Floats b) {
 #endif
 }
 
+/// a * b + c, fused where there is an instruction for it. A compiler that may fuse as it likes
+/// (-ffp-contract=fast, gcc's default) does so in one instantiation and not in another, and a row's
+/// bits would depend on the tile that it is in: so the kernels are compiled with off, and say it.
+EXACTILE_INLINE Floats fma(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
 /// Factor of the exponents in exp2(), > 0.
 struct ExpScale {
   float factor;
@@ -115,17 +132,21 @@ EXACTILE_INLINE Floats exp2(Floats x, ExpScale scale) {
   static_assert(3 <= kDegree && kDegree <= 5);
   constexpr float kMagic = 12582912.0f + 127;  // 1.5 * 2^23 + bias
   x = lane_max(splat(scale.lowest), x);        // 2^-127 comes out as 0: its biased exponent is 0
-  const Floats biased = x * scale.factor + kMagic;
-  const Floats f = x * scale.factor - (biased - kMagic);
+  const Floats biased = fma(x, splat(scale.factor), splat(kMagic));
+  const Floats f = fma(x, splat(scale.factor), kMagic - biased);
   Floats p;
+  const auto step = [&](float coefficient)
+                        EXACTILE_LAMBDA_INLINE { p = fma(p, f, splat(coefficient)); };
   if constexpr (kDegree == 3) {
-    p = ((0x1.c3f776p-5f * f + 0x1.f0de1cp-3f) * f + 0x1.62f31ap-1f) * f + 0x1.fff692p-1f;
+    p = splat(0x1.c3f776p-5f);
+    step(0x1.f0de1cp-3f), step(0x1.62f31ap-1f), step(0x1.fff692p-1f);
   } else if constexpr (kDegree == 4) {
-    p = 0x1.3997d4p-7f * f + 0x1.ca1442p-5f;
-    p = ((p * f + 0x1.ec06dap-3f) * f + 0x1.62e0dcp-1f) * f + 0x1.ffffe8p-1f;
+    p = splat(0x1.3997d4p-7f);
+    step(0x1.ca1442p-5f), step(0x1.ec06dap-3f), step(0x1.62e0dcp-1f), step(0x1.ffffe8p-1f);
   } else {
-    p = (0x1.5c08e4p-10f * f + 0x1.3d0c54p-7f) * f + 0x1.c6b6e4p-5f;
-    p = ((p * f + 0x1.ebf918p-3f) * f + 0x1.62e428p-1f) * f + 1.0f;
+    p = splat(0x1.5c08e4p-10f);
+    step(0x1.3d0c54p-7f), step(0x1.c6b6e4p-5f), step(0x1.ebf918p-3f), step(0x1.62e428p-1f);
+    step(1.0f);
   }
   return p * (Floats)((Words)biased << 23);
 }
@@ -226,7 +247,7 @@ EXACTILE_INLINE Words pair_bf16(Floats even, Floats odd) {
 }
 
 /// acc + a * b, b the same for all lanes.
-EXACTILE_INLINE Floats multiply_add(Floats acc, Floats a, float b) { return acc + a * b; }
+EXACTILE_INLINE Floats multiply_add(Floats acc, Floats a, float b) { return fma(a, splat(b), acc); }
 #if defined(__AVX512BF16__)
 /// acc + a.low * b.low + a.high * b.high: pairs of bf16.
 EXACTILE_INLINE Floats multiply_add(Floats acc, Words a, unsigned b) {
