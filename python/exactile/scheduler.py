@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from exactile import _core, _walk
 
 if TYPE_CHECKING:
-    from exactile.plan import Plan
+    from exactile.planning import Plan
 
 _NAME = r"[A-Za-z_]\w*(?:::[A-Za-z_]\w*)*"
 
