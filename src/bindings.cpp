@@ -16,6 +16,7 @@
 #include "cuda/bindings.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/launch.hpp"
+#include "jit/bindings.hpp"
 #include "plan.hpp"
 #include "prefill.hpp"
 #include "python_threads.hpp"
@@ -82,8 +83,12 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
                               .stream = stream};
   }
   if (order) request.order = from_name<ListOrder>(*order, kOrderNames, "plan: order");
-  const GilRelease release;
-  return make_plan(request);
+  Plan made = [&] {
+    const GilRelease release;
+    return make_plan(request);
+  }();
+  jit::warn_of_cache();
+  return made;
 }
 
 double scale_of(nb::handle softmax_scale, const Plan& plan) {
@@ -133,8 +138,11 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
   check_args(plan, args);
   if (torch) torch->refuse_tangents({q, k, v, out});
   if (torch && out_is_callers && torch->owns(out)) torch->will_write(out);
-  const GilRelease release;
-  run_plan(plan, args);
+  {
+    const GilRelease release;
+    run_plan(plan, args);
+  }
+  jit::warn_of_cache();
 }
 
 /// (shape, dtype, DLPack's device type) of q, k or v. `storage`: of uint16, or "".
@@ -273,6 +281,7 @@ NB_MODULE(_core, m) {
   m.def("kept_result_bytes", &kept_result_bytes);
   m.def("empty_result_cache", &empty_result_cache);
   m.def("support", &support);
+  jit::bind(m);
   cuda::bind(m);
   sycl::bind(m);
   m.attr("DTYPES") = names(kDtypeNames);

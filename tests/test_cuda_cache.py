@@ -5,6 +5,7 @@ Needs NVRTC, no GPU.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 import exactile
 from exactile import _core
 
-NVRTC = exactile.info()["backends"]["cuda"]["nvrtc_reason"]
+CUDA = exactile.info()["backends"]["cuda"]
+NVRTC = CUDA["nvrtc_reason"]
 needs_nvrtc = pytest.mark.skipif(NVRTC is not None, reason=str(NVRTC))
+needs_gpu = pytest.mark.skipif(not CUDA["available"], reason=str(CUDA["reason"]))
 
 SOURCE = "template <int k> __global__ void add(int* x) { x[threadIdx.x] += k; }\n"
 
@@ -57,6 +60,48 @@ def test_memory_comes_first(tmp_path, monkeypatch):
     first, again = _core.find_cubin(*program), _core.find_cubin(*program)
     assert (first[0], again[0]) == ("compiler", "memory")
     assert first[1:] == again[1:]
+
+
+RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import make_batch
+from cuda_device import run
+import exactile
+source = "struct Mine : exactile::ValidOnlyIndividual {\\n"
+source += "  using ValidOnlyIndividual::ValidOnlyIndividual;\\n};\\n"
+batch = make_batch([40, 7], dtype="bfloat16", causal=True)
+batch.check(*run(batch, scheduler=exactile.Scheduler("Mine", source=source)))
+"""
+
+
+@needs_nvrtc
+@needs_gpu
+@pytest.mark.parametrize("damage", ["garbage", "cut", "another name"])
+def test_an_entry_that_the_driver_refuses_is_replaced(tmp_path, damage):
+    """Its digest is right."""
+
+    def run():
+        environment = os.environ | {"EXACTILE_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", RUN, os.path.dirname(__file__)]
+        subprocess.run(command, env=environment, check=True)
+        (entry,) = tmp_path.iterdir()
+        return entry, entry.read_bytes()
+
+    def part(data):
+        return f"{len(data)}:".encode() + data
+
+    entry, good = run()
+    image, line = good[:-1].rsplit(b"\n", 1)
+    trailer, _, _, name = line.split()
+    if damage == "another name":
+        name = b"other"
+    else:
+        image = {"garbage": b"no cubin", "cut": image[: len(image) // 2]}[damage]
+    digest = hashlib.sha256(part(entry.stem.encode()) + part(name) + part(image)).hexdigest()
+    fields = [trailer, str(len(image)).encode(), digest.encode(), name]
+    entry.write_bytes(image + b"\n" + b" ".join(fields) + b"\n")
+    assert run() == (entry, good)
 
 
 @needs_nvrtc

@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import exactile
+from exactile import _core, _sycl
 from sycl_device import ROWS, needs_device
 
 pytestmark = needs_device
@@ -108,3 +112,99 @@ def test_a_damaged_entry_is_replaced(tmp_path, damage):
 def test_a_directory_that_cannot_be_made_means_memory_only(tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert find(tmp_path / "file" / "cache")[0] == "compiler"
+
+
+LOAD = """
+import sys
+from exactile import _sycl
+origins, find = [], _sycl.find_spirv
+def found(*arguments):
+    result = find(*arguments)
+    origins.append(result[0])
+    return result
+_sycl.find_spirv = found
+_sycl._load(_sycl.default_queue(), sys.argv[1], "add<3>", 128)
+print(*origins, sep=", ")
+"""
+
+
+@pytest.mark.parametrize("damage", ["garbage", "another name"])
+def test_an_entry_that_the_runtime_refuses_is_replaced(tmp_path, monkeypatch, damage):
+    """Its digest is right: it was written so.
+
+    At SPIR-V that is cut short the CPU device's compiler ends the process.
+    """
+    find(tmp_path)
+    (entry,) = tmp_path.iterdir()
+    good = entry.read_bytes()
+    monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
+    _, _, name, image = _core.sycl_look_up(SOURCE, "add<3>", f"/{uuid.uuid4()}")
+    if damage == "another name":
+        name = "other"
+    else:
+        image = b"no SPIR-V"
+    _core.sycl_keep(SOURCE, "add<3>", "", name, image)
+    assert entry.read_bytes() != good
+    assert python(LOAD, SOURCE, folder=tmp_path) == "cache directory, cache directory, compiler\n"
+    assert entry.read_bytes() == good
+    assert python(LOAD, SOURCE, folder=tmp_path) == "cache directory\n"
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """A compiler that counts what it is asked for, and waits at a barrier."""
+
+    class Compiler:
+        calls = 0
+
+        def __call__(self, queue, source, name_expression):
+            self.calls += 1
+            self.barrier.wait(timeout=30)
+            return "name", source.encode()
+
+    fake = Compiler()
+    fake.barrier = threading.Barrier(1)
+    monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(_sycl, "compile_program", fake)
+    return fake
+
+
+def at_once(sources):
+    """What threads find that ask at the same time."""
+    queue = _sycl.default_queue()
+    start = threading.Barrier(len(sources))
+
+    def ask(source):
+        start.wait(timeout=30)
+        return _sycl.find_spirv(queue, source, "k")
+
+    with ThreadPoolExecutor(len(sources)) as pool:
+        return list(pool.map(ask, sources))
+
+
+def test_threads_wait_for_one_compilation(compiler):
+    source = f"// {uuid.uuid4()}"
+    found = at_once([source] * 8)
+    assert compiler.calls == 1
+    assert sorted(result[0] for result in found) == ["compiler"] + ["memory"] * 7
+    assert len({result[1:] for result in found}) == 1
+
+
+def test_different_programs_compile_side_by_side(compiler):
+    compiler.barrier = threading.Barrier(2)
+    at_once([f"// {uuid.uuid4()}", f"// {uuid.uuid4()}"])
+    assert compiler.calls == 2
+
+
+@pytest.mark.parametrize("executable", ["", None, "/bin/true"])
+def test_embedded_interpreter(executable, tmp_path, monkeypatch):
+    """Where sys.executable is no Python, that of the installation is taken."""
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", executable)
+    monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
+    _, image = _sycl.compile_program(_sycl.default_queue(), SOURCE, "add<3>")
+    assert image
+    for name in ("exec_prefix", "base_prefix"):
+        monkeypatch.setattr(sys, name, str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"expected a Python interpreter .*set_executable"):
+        _sycl.compile_program(_sycl.default_queue(), SOURCE, "add<3>")

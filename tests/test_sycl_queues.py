@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import time
@@ -207,3 +208,54 @@ def test_bench_and_info(capsys):
     info = exactile.info()["backends"]["sycl"]
     assert info["available"]
     assert info["devices"][0]["kernel"] == "portable"
+
+
+FORK = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from conftest import make_batch
+from sycl_device import exactile, on_device, run
+batch = make_batch([5, 70])
+if sys.argv[2] == "after a run":
+    batch.check(*run(batch))
+else:
+    exactile.info()
+child = os.fork()
+if child == 0:
+    print("in the child", flush=True)
+    if sys.argv[3] == "runs":
+        batch.check(*run(batch))
+    sys.exit(3)
+for _ in range(600):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        break
+    time.sleep(0.1)
+else:
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    sys.exit("the child hangs")
+print("exit code", os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "what", "code"),
+    [
+        ("after a run", "exits", 3),
+        ("after a run", "runs", 1),
+        ("before a run", "exits", 3),
+        ("before a run", "runs", 3),
+    ],
+)
+def test_fork(when, what, code):
+    """A child ends; it runs kernels where its parent had not yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, os.path.dirname(__file__), when, what],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["in the child", f"exit code {code}"]
+    if code == 1:
+        assert "RuntimeError: exactile: sycl: this process was forked" in done.stderr

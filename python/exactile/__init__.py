@@ -53,10 +53,12 @@ def info() -> dict[str, Any]:
         (str or None). For the CPU: ``isa`` (instruction set in use), ``isas`` (those that run
         here), ``threads``. For CUDA: ``driver`` (version or None), ``devices`` (list of ``name``,
         ``compute_capability``, ``multiprocessors``, ``memory_bytes``), ``kernels`` (number in the
-        package), ``cache_dir``, ``nvrtc`` (``path`` and ``version``, or None) and
-        ``nvrtc_reason``. For SYCL: ``runtime`` (str or None), ``devices`` (list of ``name``,
-        ``driver``, ``compute_units``, ``memory_bytes``, ``kernel`` and what else decides which
-        kernel runs), ``kernels``, ``cache_dir``. Loads the SYCL runtime where it is installed.
+        package), ``cache_dir``, ``cache_reason`` (None, or why compiled kernels are not kept
+        there: the folder has to be ours and nobody else's to write to), ``nvrtc`` (``path`` and
+        ``version``, or None) and ``nvrtc_reason``. For SYCL: ``runtime`` (str or None), ``devices``
+        (list of ``name``, ``driver``, ``compute_units``, ``memory_bytes``, ``kernel`` and what else
+        decides which kernel runs), ``kernels``, ``cache_dir``, ``cache_reason``. Loads the SYCL
+        runtime where it is installed.
     """
     cpu = {
         "available": True,
@@ -88,7 +90,7 @@ def _cuda_info() -> dict[str, Any]:
     except RuntimeError as error:
         cuda["reason"] = str(error)
     cuda["kernels"] = len(list(_cubin_dir().glob("*.cubin")))
-    cuda["cache_dir"] = _core.cache_directory()
+    cuda |= {"cache_dir": _core.cache_directory(), "cache_reason": _core.cache_problem() or None}
     try:
         path, version = _core.nvrtc_info()
         cuda |= {"nvrtc": {"path": path, "version": version}, "nvrtc_reason": None}

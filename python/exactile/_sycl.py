@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +44,7 @@ class Runtime(NamedTuple):
 
 
 _lock = threading.Lock()
+_locks: dict[Any, threading.Lock] = {}
 _runtime: Runtime | None = None
 _kernels: dict[Any, Any] = {}
 _devices: dict[Any, dict[str, Any]] = {}
@@ -54,7 +57,7 @@ def runtime() -> Runtime:
     Raises
     ------
     RuntimeError
-        It is not installed, or cannot be loaded.
+        It is not installed, cannot be loaded, or was in use before this process was forked.
     """
     global _runtime
     with _lock:
@@ -71,8 +74,14 @@ def runtime() -> Runtime:
                 raise RuntimeError(
                     f"exactile: the SYCL runtime cannot be loaded ({error}): {_INSTALL}"
                 ) from error
-            atexit.register(sycl.drain)
+            atexit.register(sycl.drain)  # does nothing in a process that was forked later
             _runtime = Runtime(sycl, dpctl, str(Path(str(sycl.__file__)).parent / "spirv"))
+        if _runtime.sycl.was_forked():
+            raise RuntimeError(
+                "exactile: sycl: this process was forked from one that had run kernels already, "
+                "and the SYCL runtime's threads are not in it: fork before the first run, or "
+                "start processes by 'spawn'"
+            )
         return _runtime
 
 
@@ -198,29 +207,66 @@ def _check_device(queue: Any, kernel: str, dtype: str, threads: int, local_bytes
 # --- kernels ----------------------------------------------------------------------------------
 
 
+@contextmanager
+def _alone(key: Any) -> Iterator[None]:
+    """One thread at a time for a key; those with other keys go on."""
+    with _lock:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:
+        yield
+
+
 def _kernel(queue: Any, source: str, name_expression: str, registers: int) -> Any:
     """The kernel, loaded for the context and device of a queue."""
     key = (queue.sycl_context, queue.sycl_device, source, name_expression)
     if key not in _kernels:
-        _, _, name, image = find_spirv(queue, source, name_expression)
-        _kernels[key] = runtime().sycl.load(queue.addressof_ref(), image, name, registers)
+        with _alone(key):
+            if key not in _kernels:
+                _kernels[key] = _load(queue, source, name_expression, registers)
     return _kernels[key]
 
 
-def find_spirv(queue: Any, source: str, name_expression: str) -> tuple[str, str, str, bytes]:
+def _load(queue: Any, source: str, name_expression: str, registers: int) -> Any:
+    """A kernel from where `find_spirv` finds it.
+
+    SPIR-V that the runtime refuses is passed over, and that in the cache directory replaced.
+    """
+    for search in ("anywhere", "not the wheel", "compiler"):
+        origin, _, name, image = find_spirv(queue, source, name_expression, search)
+        try:
+            return runtime().sycl.load(queue.addressof_ref(), image, name, registers)
+        except RuntimeError:
+            if origin == "compiler":
+                raise
+    raise AssertionError("a search for the compiler gave something else")
+
+
+def find_spirv(
+    queue: Any, source: str, name_expression: str, search: str = "anywhere"
+) -> tuple[str, str, str, bytes]:
     """(origin, cache key, name, SPIR-V) of a program: found, or compiled and kept.
+
+    Threads that ask for one program wait for one compilation.
+
+    Parameters
+    ----------
+    search : {"anywhere", "not the wheel", "compiler"}
+        What is passed over.
 
     Raises
     ------
     RuntimeError
         It does not compile; with the compiler's log.
     """
-    wheel = runtime().wheel
-    found = _core.sycl_look_up(source, name_expression, wheel)
-    if found is None:
-        name, image = compile_program(queue, source, name_expression)
-        found = _core.sycl_keep(source, name_expression, wheel, name, image)
-    return found
+    wheel = runtime().wheel if search == "anywhere" else ""
+    with _alone((source, name_expression)):
+        found = None
+        if search != "compiler":
+            found = _core.sycl_look_up(source, name_expression, wheel)
+        if found is None:
+            name, image = compile_program(queue, source, name_expression)
+            found = _core.sycl_keep(source, name_expression, wheel, name, image)
+        return found
 
 
 def compile_program(queue: Any, source: str, name_expression: str) -> tuple[str, bytes]:
@@ -240,11 +286,12 @@ def compile_program(queue: Any, source: str, name_expression: str) -> tuple[str,
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "kernel.spv"
         done = subprocess.run(
-            [sys.executable, "-m", "exactile._sycl_compile"],
+            [_python(), "-m", "exactile._sycl_compile"],
             cwd=Path(__file__).parents[1],  # found there, whatever the user's folder holds
             input=compile_request(queue, source, name_expression, image),
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             check=False,
         )
         if done.returncode == 0:
@@ -256,6 +303,29 @@ def compile_program(queue: Any, source: str, name_expression: str) -> tuple[str,
         hint = "\nIt takes the C++ standard library's headers from this machine: install g++."
     raise RuntimeError(
         f"exactile: the SYCL compiler {how} for {name_expression} on {info['name']}:\n{log}{hint}"
+    )
+
+
+def _python() -> str:
+    """The interpreter for the compiler's process, also where Python is embedded in a program.
+
+    Raises
+    ------
+    RuntimeError
+        None is found.
+    """
+    from multiprocessing.spawn import get_executable  # what the program said, or sys.executable
+
+    said = os.fsdecode(get_executable() or "")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    installed = [Path(folder) / "bin" / version for folder in (sys.exec_prefix, sys.base_prefix)]
+    for path in (Path(said), *installed):
+        if path.name.startswith(("python", "pypy")) and os.access(path, os.X_OK):
+            return str(path)
+    raise RuntimeError(
+        "exactile: sycl: expected a Python interpreter to compile kernels with, got "
+        f"sys.executable = {sys.executable!r}, and none at {installed[0]}: name one with "
+        "multiprocessing.set_executable()"
     )
 
 
@@ -407,7 +477,7 @@ class _Results:
 def info() -> dict[str, Any]:
     """What `exactile.info` says of this backend; loads the runtime where it is installed."""
     found: dict[str, Any] = {"available": False, "reason": None, "runtime": None, "devices": []}
-    found["cache_dir"] = _core.cache_directory()
+    found |= {"cache_dir": _core.cache_directory(), "cache_reason": _core.cache_problem() or None}
     try:
         loaded = runtime()
         found["runtime"] = f"dpctl {loaded.dpctl.__version__}"

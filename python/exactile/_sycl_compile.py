@@ -7,6 +7,7 @@ stdout. A failure is the compiler's log on stderr and another exit code than 0.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def main() -> int:
             request["source"],
             [],
             request["name_expression"],
-            request["flags"],
+            [os.fsencode(flag) for flag in request["flags"]],
         )
     except RuntimeError as error:
         print(error, file=sys.stderr)

@@ -206,7 +206,7 @@ def _cuda_details(cuda: dict[str, Any]) -> dict[str, str]:
     nvrtc = cuda["nvrtc"]
     rows = {
         "  kernels": f"{cuda['kernels']} in the wheel",
-        "  cache": cuda["cache_dir"] or "none: memory only",
+        "  cache": cuda["cache_reason"] or cuda["cache_dir"],
         "  NVRTC": f"{nvrtc['version']}, {nvrtc['path']}" if nvrtc else cuda["nvrtc_reason"],
     }
     for i, device in enumerate(cuda["devices"]):

@@ -1,4 +1,4 @@
-// src/cuda/bindings.cpp - paths in; devices, kernels and the compiler out.
+// src/cuda/bindings.cpp - devices and kernels.
 #include "bindings.hpp"
 
 #include <nanobind/ndarray.h>
@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "../jit/bindings.hpp"
 #include "../jit/cache.hpp"
 #include "device.hpp"
 
@@ -14,13 +15,6 @@ namespace nb = nanobind;
 
 namespace exactile::cuda {
 namespace {
-
-void configure(const std::string& include_dir, const std::string& cubin_dir,
-               const std::vector<std::string>& library_roots) {
-  jit::configure({.include_dir = include_dir,
-                  .cubin_dir = cubin_dir,
-                  .library_roots = {library_roots.begin(), library_roots.end()}});
-}
 
 nb::dict device_info(int ordinal) {
   const Device& device = Device::get(ordinal);
@@ -40,12 +34,6 @@ nb::dict driver_info() {
   info["driver_version"] = Driver::get().version;
   info["devices"] = devices;
   return info;
-}
-
-/// (path, version). Raises RuntimeError where there is no compiler.
-nb::tuple nvrtc_info() {
-  const jit::Nvrtc& nvrtc = jit::nvrtc();
-  return nb::make_tuple(nvrtc.path(), nvrtc.version());
 }
 
 /// (source, name_expression) of a kernel; for tests.
@@ -74,6 +62,7 @@ nb::tuple find_cubin(const std::string& source, const std::string& name_expressi
     nb::gil_scoped_release release;
     found = jit::find(program);
   }
+  jit::warn_of_cache();
   const std::string& image = found.binary->image;
   return nb::make_tuple(name_of(found.origin, jit::kOriginNames), jit::cache_key(program),
                         found.binary->lowered_name, nb::bytes(image.data(), image.size()));
@@ -128,13 +117,10 @@ void synchronize(int ordinal, uint64_t stream) {
 
 void bind(nb::module_& m) {
   using namespace nb::literals;
-  m.def("configure", &configure, "include_dir"_a, "cubin_dir"_a, "library_roots"_a);
   m.def("cuda_driver_info", &driver_info);
   m.def("cuda_empty", &empty, "shape"_a, "dtype"_a, "device"_a);
   m.def("cuda_lengths", &lengths, "lengths"_a.noconvert());
   m.def("cuda_synchronize", &synchronize, "device"_a, "stream"_a);
-  m.def("nvrtc_info", &nvrtc_info);
-  m.def("cache_directory", [] { return jit::cache_directory().string(); });
   m.def("kernel_program", &kernel_program, "room"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
         "border"_a, "scheduler"_a, "probe"_a = "NoProbe");
   m.def("find_cubin", &find_cubin, "source"_a, "name_expression"_a, "architecture"_a);

@@ -121,29 +121,30 @@ const LoadedKernel& Device::kernel(const jit::Program& program, const Shape& sha
 }
 
 Kernel Device::load(const jit::Program& program) {
-  const auto refused = [](Result result) {
+  const auto is_refusal = [](Result result) {
     return result == kErrorInvalidImage || result == kErrorNoBinaryForGpu ||
-           result == kErrorInvalidPtx || result == kErrorUnsupportedPtxVersion;
+           result == kErrorInvalidPtx || result == kErrorUnsupportedPtxVersion ||
+           result == kErrorInvalidSource || result == kErrorNotFound;
   };
-  Library library = nullptr;
-  const auto load_data = [&](const jit::Binary& cubin) {
-    return driver_.cuLibraryLoadData(&library, cubin.image.data(), nullptr, nullptr, 0, nullptr,
-                                     nullptr, 0);
-  };
-  jit::Found found = jit::find(program);
-  Result result = load_data(*found.binary);
-  // A driver older than the compiler that made the wheel's cubins: the compiler found here fits.
-  if (refused(result)) {
-    found = jit::find(program, /*skip_wheel=*/true);
-    result = load_data(*found.binary);
+  // Refused: the wheel's cubins by a driver older than their compiler, those of the cache directory
+  // where they come from another one. What is compiled here and now fits, and takes their place.
+  for (const jit::Search search :
+       {jit::Search::kAnywhere, jit::Search::kNotWheel, jit::Search::kCompiler}) {
+    const jit::Found found = jit::find(program, search);
+    const bool is_last = found.origin == jit::Origin::kCompiler;
+    Library library = nullptr;
+    const Result loaded = driver_.cuLibraryLoadData(&library, found.binary->image.data(), nullptr,
+                                                    nullptr, 0, nullptr, nullptr, 0);
+    if (is_refusal(loaded) && !is_last) continue;
+    driver_.check(loaded, "cuLibraryLoadData");
+    Kernel kernel = nullptr;
+    const Result got =
+        driver_.cuLibraryGetKernel(&kernel, library, found.binary->lowered_name.c_str());
+    if (got == kSuccess) return kernel;
+    driver_.cuLibraryUnload(library);
+    if (!is_refusal(got) || is_last) driver_.check(got, "cuLibraryGetKernel");
   }
-  driver_.check(result, "cuLibraryLoadData");
-  Kernel kernel = nullptr;
-  const Result got =
-      driver_.cuLibraryGetKernel(&kernel, library, found.binary->lowered_name.c_str());
-  if (got != kSuccess) driver_.cuLibraryUnload(library);
-  driver_.check(got, "cuLibraryGetKernel");
-  return kernel;
+  throw std::logic_error("exactile: cuda: a compiled kernel was neither loaded nor refused");
 }
 
 /// Moves what nothing uses any more from released_ to idle_.

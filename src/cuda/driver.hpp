@@ -19,7 +19,7 @@ using Kernel = struct KernelTag*;
 
 inline constexpr Result kSuccess = 0, kErrorInvalidImage = 200, kErrorNoBinaryForGpu = 209,
                         kErrorInvalidPtx = 218, kErrorUnsupportedPtxVersion = 222,
-                        kErrorNotReady = 600;
+                        kErrorInvalidSource = 300, kErrorNotFound = 500, kErrorNotReady = 600;
 inline constexpr int kAttributeMultiprocessorCount = 16, kAttributeComputeCapabilityMajor = 75,
                      kAttributeComputeCapabilityMinor = 76,
                      kAttributeMaxSharedMemoryPerBlockOptin = 97;

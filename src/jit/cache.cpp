@@ -1,8 +1,6 @@
 // src/jit/cache.cpp - the key of a kernel, and where its binary is looked for and kept.
 #include "cache.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -14,6 +12,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "cache_folder.hpp"
 #include "sha256.hpp"
 
 namespace exactile::jit {
@@ -21,13 +20,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kTrailer = "exactile-cubin-1";
+constexpr const char* kNoDirectory =
+    "compiled kernels are not kept: none of EXACTILE_CACHE_DIR, XDG_CACHE_HOME and HOME names a "
+    "folder";
+
+constexpr std::string_view kTrailer = "exactile-kernel-2";
 
 /// By Language.
 constexpr const char* kSuffixes[] = {".cubin", ".spv"};
 
-fs::path entry_path(const fs::path& folder, const Program& program) {
-  return folder / (cache_key(program) + kSuffixes[static_cast<int>(program.language)]);
+std::string entry_name(const Program& program) {
+  return cache_key(program) + kSuffixes[static_cast<int>(program.language)];
 }
 
 Paths g_paths;
@@ -43,34 +46,76 @@ std::optional<std::string> read_file(const fs::path& path) {
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
-std::string to_entry(const Binary& binary) {
+std::string to_entry(const Program& program, const Binary& binary) {
+  const std::string digest =
+      sha256(part(cache_key(program)) + part(binary.lowered_name) + part(binary.image));
   std::ostringstream entry;
   entry << binary.image << '\n'
-        << kTrailer << ' ' << binary.image.size() << ' ' << sha256(binary.image) << ' '
-        << binary.lowered_name << '\n';
+        << kTrailer << ' ' << binary.image.size() << ' ' << digest << ' ' << binary.lowered_name
+        << '\n';
   return entry.str();
 }
 
-/// Nothing for an entry that is cut short or changed.
-std::optional<Binary> from_entry(const std::string& entry) {
+/// Nothing for an entry that differs in any byte from what was written for the program.
+std::optional<Binary> from_entry(const Program& program, const std::string& entry) {
   if (entry.size() < 2 || entry.back() != '\n') return std::nullopt;
   const std::size_t newline = entry.rfind('\n', entry.size() - 2);
   if (newline == std::string::npos) return std::nullopt;
   std::istringstream line(entry.substr(newline + 1));
-  std::string trailer, digest;
-  std::size_t size = 0;
-  Binary binary;
+  std::string trailer, size, digest;
+  Binary binary{.image = entry.substr(0, newline), .lowered_name = {}};
   line >> trailer >> size >> digest >> binary.lowered_name;
-  if (!line || trailer != kTrailer || size != newline) return std::nullopt;
-  binary.image = entry.substr(0, size);
-  if (sha256(binary.image) != digest) return std::nullopt;
+  if (!line || to_entry(program, binary) != entry) return std::nullopt;
   return binary;
 }
 
-std::optional<Binary> read_entry(const fs::path& folder, const Program& program) {
-  if (folder.empty()) return std::nullopt;
-  const auto entry = read_file(entry_path(folder, program));
-  return entry ? from_entry(*entry) : std::nullopt;
+/// What take_cache_warning() gives: the first problem of the process.
+struct Warning {
+  std::mutex mutex;
+  std::string text;
+  bool was_given = false;
+  std::atomic<bool> is_new = false;  // read after every run
+
+  static Warning& get() {
+    static Warning& warning = *new Warning;  // a daemon thread may come after static destruction
+    return warning;
+  }
+};
+
+std::string unused(const fs::path& folder, const std::string& why) {
+  return "compiled kernels are not kept in " + folder.string() + ": " + why;
+}
+
+void warn_once(const std::string& text) {
+  Warning& warning = Warning::get();
+  const std::scoped_lock lock(warning.mutex);
+  if (std::exchange(warning.was_given, true)) return;
+  warning.text = "exactile: " + text +
+                 "; every process compiles them again (EXACTILE_CACHE_DIR names another folder)";
+  warning.is_new = true;
+}
+
+std::optional<Binary> read_cached(const Program& program) {
+  const fs::path path = cache_directory();
+  if (path.empty()) return std::nullopt;
+  try {
+    const auto folder = CacheFolder::open(path);
+    const auto entry = folder ? folder->read(entry_name(program)) : std::nullopt;
+    return entry ? from_entry(program, *entry) : std::nullopt;
+  } catch (const std::runtime_error& error) {
+    warn_once(unused(path, error.what()));
+    return std::nullopt;
+  }
+}
+
+void write_cached(const Program& program, const Binary& binary) {
+  const fs::path path = cache_directory();
+  if (path.empty()) return warn_once(kNoDirectory);
+  try {
+    CacheFolder::make(path).write(entry_name(program), to_entry(program, binary));
+  } catch (const std::runtime_error& error) {
+    warn_once(unused(path, error.what()));
+  }
 }
 
 std::vector<Header> read_headers(const std::vector<const char*>& folders) {
@@ -109,7 +154,7 @@ struct Memory {
   std::map<std::pair<std::string, bool>, std::shared_ptr<const Binary>> binaries;
 
   static Memory& get() {
-    static Memory memory;
+    static Memory& memory = *new Memory;  // a daemon thread may come after static destruction
     return memory;
   }
 };
@@ -120,21 +165,22 @@ void configure(Paths paths) { g_paths = std::move(paths); }
 const Paths& paths() { return g_paths; }
 
 const std::vector<Header>& headers(Language language) {
+  // Never destroyed: a daemon thread may come after static destruction.
   if (language == Language::kSycl) {
-    static const std::vector<Header> sycl =
+    static const auto& sycl = *new const std::vector<Header>(
         read_headers({"exactile", "exactile/scheduler", "exactile/sycl", "exactile/sycl/portable",
-                      "exactile/sycl/xmx"});
+                      "exactile/sycl/xmx"}));
     return sycl;
   }
-  static const std::vector<Header> cuda =
+  static const auto& cuda = *new const std::vector<Header>(
       read_headers({"exactile", "exactile/scheduler", "exactile/cuda", "exactile/cuda/sm80",
-                    "exactile/cuda/sm90"});
+                    "exactile/cuda/sm90"}));
   return cuda;
 }
 
 std::string cache_key(const Program& program) {
-  static const std::string cuda = common_digest(Language::kCuda, kFlags);
-  static const std::string sycl = common_digest(Language::kSycl, kSyclFlags);
+  static const auto& cuda = *new const std::string(common_digest(Language::kCuda, kFlags));
+  static const auto& sycl = *new const std::string(common_digest(Language::kSycl, kSyclFlags));
   return sha256((program.language == Language::kCuda ? cuda : sycl) + part(program.source) +
                 part(program.name_expression) + part(program.architecture));
 }
@@ -145,9 +191,31 @@ fs::path cache_directory() {
     return value ? value : "";
   };
   if (const fs::path own = variable("EXACTILE_CACHE_DIR"); !own.empty()) return own;
-  if (const fs::path xdg = variable("XDG_CACHE_HOME"); !xdg.empty()) return xdg / "exactile";
-  if (const fs::path home = variable("HOME"); !home.empty()) return home / ".cache" / "exactile";
+  if (const fs::path xdg = variable("XDG_CACHE_HOME"); xdg.is_absolute()) return xdg / "exactile";
+  if (const fs::path home = variable("HOME"); home.is_absolute()) {
+    return home / ".cache" / "exactile";
+  }
   return {};
+}
+
+std::string cache_problem() {
+  const fs::path path = cache_directory();
+  if (path.empty()) return kNoDirectory;
+  try {
+    const auto folder = CacheFolder::open(path);
+    if (folder && !folder->is_writable()) return unused(path, "it is read-only");
+    return "";
+  } catch (const std::runtime_error& error) {
+    return unused(path, error.what());
+  }
+}
+
+std::string take_cache_warning() {
+  Warning& warning = Warning::get();
+  if (!warning.is_new) return "";
+  const std::scoped_lock lock(warning.mutex);
+  warning.is_new = false;
+  return std::exchange(warning.text, "");
 }
 
 const Nvrtc& nvrtc() {
@@ -156,23 +224,10 @@ const Nvrtc& nvrtc() {
 }
 
 bool publish(const fs::path& folder, const Program& program, const Binary& binary) {
-  if (folder.empty()) return false;
-  static std::atomic<int> number{0};
-  std::error_code error;
-  fs::create_directories(folder, error);
-  const fs::path path = entry_path(folder, program);
-  const fs::path temporary =
-      path.string() + "." + std::to_string(getpid()) + "." + std::to_string(number++) + ".tmp";
-  {
-    std::ofstream file(temporary, std::ios::binary);
-    file << to_entry(binary);
-    file.close();
-    if (!file) error = std::make_error_code(std::errc::io_error);
-  }
-  if (!error) fs::rename(temporary, path, error);
-  std::error_code ignored;
-  if (error) fs::remove(temporary, ignored);
-  return !error;
+  std::ofstream file(folder / entry_name(program), std::ios::binary);
+  file << to_entry(program, binary);
+  file.close();
+  return !file.fail();
 }
 
 std::optional<Found> look_up(const Program& program, const fs::path& wheel) {
@@ -180,18 +235,22 @@ std::optional<Found> look_up(const Program& program, const fs::path& wheel) {
   const std::scoped_lock lock(memory.mutex);
   auto& entry = memory.binaries[{cache_key(program), wheel.empty()}];
   if (entry) return Found{entry, Origin::kMemory};
-  const auto found_in = [&](const fs::path& folder, Origin origin) -> std::optional<Found> {
-    auto binary = read_entry(folder, program);
-    if (!binary) return std::nullopt;
-    entry = std::make_shared<const Binary>(std::move(*binary));
+  const auto found = [&](Binary binary, Origin origin) {
+    entry = std::make_shared<const Binary>(std::move(binary));
     return Found{entry, origin};
   };
-  if (auto found = found_in(wheel, Origin::kWheel)) return found;
-  return found_in(cache_directory(), Origin::kCacheDirectory);
+  if (!wheel.empty()) {
+    const auto text = read_file(wheel / entry_name(program));
+    auto shipped = text ? from_entry(program, *text) : std::nullopt;
+    if (shipped) return found(*std::move(shipped), Origin::kWheel);
+  }
+  auto cached = read_cached(program);
+  if (cached) return found(*std::move(cached), Origin::kCacheDirectory);
+  return std::nullopt;
 }
 
 Found keep(const Program& program, const fs::path& wheel, Binary compiled) {
-  publish(cache_directory(), program, compiled);  // where it cannot be kept, memory has to do
+  write_cached(program, compiled);  // where it cannot be kept, memory has to do
   Memory& memory = Memory::get();
   const std::scoped_lock lock(memory.mutex);
   auto& entry = memory.binaries[{cache_key(program), wheel.empty()}];
@@ -199,11 +258,13 @@ Found keep(const Program& program, const fs::path& wheel, Binary compiled) {
   return {entry, Origin::kCompiler};
 }
 
-Found find(const Program& program, bool skip_wheel) {
+Found find(const Program& program, Search search) {
   static std::mutex mutex;  // one compilation at a time
   const std::scoped_lock lock(mutex);
-  const fs::path wheel = skip_wheel ? fs::path() : g_paths.cubin_dir;
-  if (auto found = look_up(program, wheel)) return *found;
+  const fs::path wheel = search == Search::kAnywhere ? g_paths.cubin_dir : fs::path();
+  if (search != Search::kCompiler) {
+    if (auto found = look_up(program, wheel)) return *found;
+  }
   return keep(program, wheel, nvrtc().compile(program, headers()).cubin);
 }
 

@@ -1,7 +1,9 @@
 // src/jit/cache.hpp - from a Program to its binary: memory, wheel, cache directory, compiler.
 //
 // An entry is a file KEY.cubin, or KEY.spv: the image, which other tools can read, and after it one
-// line with its size, its SHA-256 and the kernel's name, so that damage is noticed.
+// line with its size, the kernel's name, and a SHA-256 over the key, the name and the image, so
+// that damage is noticed. The wheel's entries are trusted as the wheel is; those of the cache
+// directory as far as nobody else can write there (cache_folder.hpp).
 #pragma once
 
 #include <filesystem>
@@ -16,6 +18,9 @@ namespace exactile::jit {
 
 enum class Origin : unsigned char { kMemory, kWheel, kCacheDirectory, kCompiler };
 inline constexpr const char* kOriginNames[] = {"memory", "wheel", "cache directory", "compiler"};
+
+/// Where a binary may come from. Each passes over what the driver refused of the one before it.
+enum class Search : unsigned char { kAnywhere, kNotWheel, kCompiler };
 
 struct Paths {
   std::filesystem::path include_dir;                 ///< holds exactile/platform.hpp
@@ -42,7 +47,15 @@ const std::vector<Header>& headers(Language language = Language::kCuda);
 std::string cache_key(const Program& program);
 
 /// EXACTILE_CACHE_DIR, else XDG_CACHE_HOME/exactile, else HOME/.cache/exactile, else empty.
+/// Relative values of the latter two are ignored, as the XDG Base Directory Specification says.
 std::filesystem::path cache_directory();
+
+/// Why kernels are not kept there, or not found; empty where they are. Makes nothing to find out.
+std::string cache_problem();
+
+/// Why the cache directory could not be used, once, at the first call after it was noticed; else
+/// empty.
+std::string take_cache_warning();
 
 /// The compiler of CUDA; throws std::runtime_error where there is none.
 const Nvrtc& nvrtc();
@@ -53,11 +66,10 @@ std::optional<Found> look_up(const Program& program, const std::filesystem::path
 /// Publishes in the cache directory what look_up() with the same arguments did not find.
 Found keep(const Program& program, const std::filesystem::path& wheel, Binary compiled);
 
-/// For CUDA: looks up, else compiles and keeps. A cubin of the wheel that the driver refused is
-/// passed over with `skip_wheel`. Thread-safe.
-Found find(const Program& program, bool skip_wheel = false);
+/// For CUDA: looks up, else compiles and keeps. Thread-safe.
+Found find(const Program& program, Search search = Search::kAnywhere);
 
-/// Writes an entry under a temporary name, then renames it. False where that cannot be done.
+/// Writes an entry of the wheel. False where that cannot be done.
 bool publish(const std::filesystem::path& folder, const Program& program, const Binary& binary);
 
 }  // namespace exactile::jit

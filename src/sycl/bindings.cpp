@@ -1,12 +1,14 @@
 // src/sycl/bindings.cpp - bytes out for a launch; programs and SPIR-V out and in.
 #include "bindings.hpp"
 
+#include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "../jit/bindings.hpp"
 #include "../jit/cache.hpp"
 #include "../torch_arrays.hpp"
 #include "arrays.hpp"
@@ -17,6 +19,8 @@ namespace nb = nanobind;
 
 namespace exactile::sycl {
 namespace {
+
+namespace fs = std::filesystem;
 
 nb::bytes to_bytes(const std::string& text) { return nb::bytes(text.data(), text.size()); }
 
@@ -105,21 +109,30 @@ FoundFields to_tuple(const jit::Found& found, const jit::Program& of) {
 
 /// None: it has to be compiled.
 std::optional<FoundFields> look_up(const std::string& source, const std::string& name_expression,
-                                   const std::string& wheel) {
+                                   const fs::path& wheel) {
   const jit::Program wanted = program(source, name_expression);
-  const auto found = jit::look_up(wanted, wheel);
+  std::optional<jit::Found> found;
+  {
+    const nb::gil_scoped_release release;
+    found = jit::look_up(wanted, wheel);
+  }
+  jit::warn_of_cache();
   if (!found) return std::nullopt;
   return to_tuple(*found, wanted);
 }
 
 /// Keeps what was compiled.
 FoundFields keep(const std::string& source, const std::string& name_expression,
-                 const std::string& wheel, const std::string& name, const nb::bytes& image) {
+                 const fs::path& wheel, const std::string& name, const nb::bytes& image) {
   const jit::Program compiled = program(source, name_expression);
-  return to_tuple(
-      jit::keep(compiled, wheel,
-                {.image = std::string(image.c_str(), image.size()), .lowered_name = name}),
-      compiled);
+  jit::Binary binary{.image = std::string(image.c_str(), image.size()), .lowered_name = name};
+  jit::Found kept;
+  {
+    const nb::gil_scoped_release release;
+    kept = jit::keep(compiled, wheel, std::move(binary));
+  }
+  jit::warn_of_cache();
+  return to_tuple(kept, compiled);
 }
 
 }  // namespace

@@ -18,9 +18,10 @@ std::string to_string(const nb::bytes& bytes) { return {bytes.c_str(), bytes.siz
 /// (image, name) of a kernel.
 nb::tuple compile_kernel(uintptr_t queue, const std::string& source,
                          const std::vector<std::pair<std::string, std::string>>& headers,
-                         const std::string& name_expression,
-                         const std::vector<std::string>& flags) {
-  const Spirv spirv = compile(queue_at(queue), source, headers, name_expression, flags);
+                         const std::string& name_expression, const std::vector<nb::bytes>& flags) {
+  std::vector<std::string> encoded;  // as os.fsencode has paths
+  for (const nb::bytes& flag : flags) encoded.push_back(to_string(flag));
+  const Spirv spirv = compile(queue_at(queue), source, headers, name_expression, encoded);
   return nb::make_tuple(nb::bytes(spirv.image.data(), spirv.image.size()), spirv.name);
 }
 
@@ -147,6 +148,7 @@ nb::ndarray<nb::array_api> empty(uintptr_t queue, const std::vector<std::size_t>
 NB_MODULE(_sycl, m) {
   using namespace exactile::sycl;
   using namespace nb::literals;
+  handle_forks();
   nb::class_<::sycl::kernel>(m, "Kernel");
   nb::class_<PlanMemory>(m, "PlanMemory")
       .def("__init__",
@@ -165,6 +167,7 @@ NB_MODULE(_sycl, m) {
         "work_groups"_a, "threads"_a, "keep"_a);
   // What was kept until an event is given back with the interpreter still there.
   m.def("drain", &drain, nb::call_guard<nb::gil_scoped_release>());
+  m.def("was_forked", &was_forked);
   m.def("device_info", &device_info, "queue"_a);
   m.def("is_reachable", &is_reachable, "queue"_a, "address"_a);
   m.def(

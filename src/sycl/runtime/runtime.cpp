@@ -1,7 +1,13 @@
 // src/sycl/runtime/runtime.cpp - compile, load, allocate, launch.
 #include "runtime.hpp"
 
+#include <pthread.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <new>
 #include <span>
 #include <stdexcept>
@@ -21,6 +27,7 @@ void* allocate(std::size_t bytes, const ::sycl::device& device, const ::sycl::co
 struct SideQueues {
   std::mutex mutex;
   std::vector<::sycl::queue> queues;
+  std::atomic<pid_t> owner = 0;  ///< the process of the first; 0: there is none
 
   /// Never freed: at exit the runtime goes first.
   static SideQueues& get() {
@@ -79,10 +86,31 @@ Spirv compile(const ::sycl::queue& queue, const std::string& source,
       return side;
     }
   }
+  sides.owner = getpid();
   return sides.queues.emplace_back(queue.get_context(), queue.get_device());
 }
 
+bool was_forked() {
+  const pid_t owner = SideQueues::get().owner;
+  return owner != 0 && owner != getpid();
+}
+
+void handle_forks() {
+  // Registered in the child, it comes before all that the runtime registered in the parent.
+  const auto in_child = [] {
+    if (!was_forked()) return;
+    on_exit(
+        [](int status, void*) {
+          std::fflush(nullptr);
+          _exit(status);
+        },
+        nullptr);
+  };
+  pthread_atfork(nullptr, nullptr, in_child);
+}
+
 void drain() {
+  if (was_forked()) return;
   std::vector<::sycl::queue> queues;
   {
     SideQueues& sides = SideQueues::get();

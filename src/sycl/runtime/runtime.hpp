@@ -34,8 +34,15 @@ Spirv compile(const ::sycl::queue& queue, const std::string& source,
 /// A queue of our own beside a user's, in its context: nobody else's work is waited for in it.
 ::sycl::queue side_queue(const ::sycl::queue& queue);
 
-/// Waits for all side queues.
+/// Waits for all side queues; for none in a process that was forked after one was made.
 void drain();
+
+/// Whether this process was forked from one that had a side queue: the runtime's threads are not in
+/// it, and what waits for them waits for ever.
+bool was_forked();
+
+/// Once: such processes end without the runtime's own exit handlers, which wait for its threads.
+void handle_forks();
 
 /// Constant data of a plan in a device's memory, and one counter for every queue that runs it.
 class PlanMemory {
