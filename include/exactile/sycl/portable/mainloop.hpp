@@ -79,14 +79,16 @@ class Mainloop {
       if (place_.row0 >= tile_.rows()) continue;  // no row of this sub-group exists
       float s[kRows][kKeys];
       scores(s);
-      if (n0 >= all.begin && n0 + Traits::kBlockN <= all.end) {
-        softmax(acc, s);
+      const bool sees_all = n0 >= all.begin && n0 + Traits::kBlockN <= all.end;
+      if (!sees_all) mask(s, n0);
+      softmax(acc, s);
+      ::sycl::group_barrier(place_.sub_group);  // p has been written
+      if (sees_all) {
         add_values<Sees::kAll>(acc, n0);
       } else {
-        mask(s, n0);
-        softmax(acc, s);
         add_values<Sees::kSome>(acc, n0);
       }
+      ::sycl::group_barrier(place_.sub_group);  // before p is written again
       if ((n0 + Traits::kBlockN) % kSpan == 0) merge(total, acc);
     }
     merge(total, acc);
@@ -201,7 +203,6 @@ class Mainloop {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) acc.o[r][c] *= rescale;
     }
-    ::sycl::group_barrier(place_.sub_group);
   }
 
   /// Ends with the sequence's keys, and leaves out what a row does not see: 0 * NaN would be NaN.
@@ -244,7 +245,6 @@ class Mainloop {
         for (int c = 0; c < kChunk; ++c) acc.o[r][c0 + c] += sums[r][c];
       }
     }
-    ::sycl::group_barrier(place_.sub_group);  // before p is written again
   }
 
   /// Adds what acc has summed up to total, and clears it; its maxima stay.
