@@ -77,9 +77,9 @@ batch.check(*run(batch, scheduler=exactile.Scheduler("Mine", source=source)))
 
 @needs_nvrtc
 @needs_gpu
-@pytest.mark.parametrize("damage", ["garbage", "cut", "another name"])
+@pytest.mark.parametrize("damage", ["garbage", "another name"])
 def test_an_entry_that_the_driver_refuses_is_replaced(tmp_path, damage):
-    """Its digest is right."""
+    """Its digest is right. (Cut short, some drivers crash; the digest finds that: see below.)"""
 
     def run():
         environment = os.environ | {"EXACTILE_CACHE_DIR": str(tmp_path)}
@@ -97,7 +97,7 @@ def test_an_entry_that_the_driver_refuses_is_replaced(tmp_path, damage):
     if damage == "another name":
         name = b"other"
     else:
-        image = {"garbage": b"no cubin", "cut": image[: len(image) // 2]}[damage]
+        image = b"no cubin"
     digest = hashlib.sha256(part(entry.stem.encode()) + part(name) + part(image)).hexdigest()
     fields = [trailer, str(len(image)).encode(), digest.encode(), name]
     entry.write_bytes(image + b"\n" + b" ".join(fields) + b"\n")

@@ -149,7 +149,7 @@ class Mainloop {
     ptx::compute_before_here(softmax.partial_sum());
     wgmma_wait<0>();
     touch(o);
-    release(shared_.v_empty[before.index()]);
+    release_values(before.index());
     if constexpr (kKind == BlockKind::kMasked) {
       if (has_foreign_infinities()) isolate_values(n, kBlockN, kBlockN, mask, o);
     }
@@ -162,7 +162,7 @@ class Mainloop {
     issue_values<kKeys>(stage_.index(), p_, o);
     wgmma_wait<0>();
     touch(o);
-    release(shared_.v_empty[stage_.index()]);
+    release_values(stage_.index());
     stage_.advance();
   }
 
@@ -219,9 +219,6 @@ class Mainloop {
     }
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(1 + consumer_, 128);
-    // Orders nothing that the barrier has not, but racecheck follows a warp's lanes through this
-    // alone to the one that releases V.
-    __syncwarp();
   }
 
   /// Among the keys of a packed tile are those of its other sequences, where a row's probability is
@@ -274,6 +271,13 @@ class Mainloop {
   /// Every warp says for itself that it is done with a buffer.
   EXACTILE_DEVICE void release(const int64_t& empty) const {
     ptx::mbarrier_arrive_if(releases_, ptx::shared_address(&empty));
+  }
+
+  /// PV of a block is done. Where others search V, every lane says so, as each may have written to
+  /// it (clear_values, isolate_values).
+  EXACTILE_DEVICE void release_values(int32_t stage) const {
+    ptx::mbarrier_arrive_if(kLanesReleaseV<Traits> == 32 || releases_,
+                            ptx::shared_address(&shared_.v_empty[stage]));
   }
 
   /// QK^T of block n is done; with it, if it is the tile's last, Q and the slot. Every thread has

@@ -19,8 +19,12 @@ class Stage {
   ptx::uint32_t uses_ = 0;
 };
 
+/// How many lanes of a consuming warp say that it is done with a V.
+template <class Traits>
+inline constexpr int kLanesReleaseV = Traits::kMask == MaskKind::kPacked ? 32 : 1;
+
 /// By one thread, before any other touches a barrier. Full: the loading thread arrives, TMA counts
-/// bytes. Empty: one lane of each consuming warp arrives.
+/// bytes. Empty: one lane of each consuming warp arrives, or each.
 template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
@@ -37,7 +41,8 @@ EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
     ptx::mbarrier_init(ptx::shared_address(&shared.k_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.v_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.k_empty[i]), kConsumerWarps);
-    ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]), kConsumerWarps + kSearching);
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]),
+                       kLanesReleaseV<Traits> * kConsumerWarps + kSearching);
     ptx::mbarrier_init(ptx::shared_address(&shared.v_checked[i]), 32 * kSearchers);
   }
   ptx::fence_mbarrier_init();

@@ -18,8 +18,10 @@ enum class BlockKind : unsigned char {
 /// computed without a search for its maximum, and once more, with it as reference, where its sum
 /// says so. Every row decides for itself: its result does not depend on the tile it is in.
 ///
-/// (s - reference) * scale is computed as s * scale - offset. Of a row whose offset is large enough
-/// for its rounding to show, the reference is subtracted first, and is always the maximum so far.
+/// (s - reference) * scale is computed as s * scale - offset. Of a row whose offset is so large
+/// that its rounding would show, and of one that has seen no key, it is kNoOffset: a block that the
+/// row sees nothing of sums up to 0 then, any other to infinity, and is computed once more, with
+/// the reference, now always the maximum so far, subtracted first.
 class OnlineSoftmax {
  public:
   /// A block's scores as probabilities, packed in pairs. rescale() is due before these are summed.
@@ -29,17 +31,18 @@ class OnlineSoftmax {
     moved_ = false;
     if constexpr (kKind == BlockKind::kFirst) {
       row_max(s, reference_);
-      if (find_large(scale_log2)) subtract_references(s, scale_log2, true, true);
-      exponentiate<Element>(s, p, scale_log2, sum);
+      float offset[2] = {offset_of(0, scale_log2), offset_of(1, scale_log2)};
+      subtract_references(s, offset);
+      exponentiate<Element>(s, p, scale_log2, offset, sum);
       sum_[0] = sum[0];
       sum_[1] = sum[1];
       return;
     }
-    if (large_) follow_large(s, scale_log2);
-    for (bool followed = false;; followed = true) {
-      exponentiate<Element>(s, p, scale_log2, sum);
-      if (followed || !__any_sync(~0u, may_exceed(0, sum[0]) || may_exceed(1, sum[1]))) break;
-      follow(s, sum, scale_log2);
+    float offset[2] = {offset_of(0, scale_log2), offset_of(1, scale_log2)};
+    while (true) {
+      exponentiate<Element>(s, p, scale_log2, offset, sum);
+      if (moved_ || !__any_sync(~0u, may_exceed(sum[0]) || may_exceed(sum[1]))) break;
+      follow(s, sum, scale_log2, offset);
     }
     sum_[0] += sum[0];
     sum_[1] += sum[1];
@@ -78,21 +81,18 @@ class OnlineSoftmax {
     }
   }
 
-  /// p = 2^((s - reference) scale_log2), and this thread's part of its rows' sums.
+  /// p = 2^(s * scale_log2 - offset), and this thread's part of its rows' sums.
   template <class Element, int kScores>
-  EXACTILE_DEVICE void exponentiate(const float (&s)[kScores], ptx::uint32_t* p, float scale_log2,
-                                    float (&sum)[2]) const {
+  EXACTILE_DEVICE static void exponentiate(const float (&s)[kScores], ptx::uint32_t* p,
+                                           float scale_log2, const float (&offset)[2],
+                                           float (&sum)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      // Large ones are subtracted already. Nor is that of a row that has seen no key: -inf - -inf
-      // would be NaN.
-      const float product = reference_[r] * scale_log2;
-      const float offset = fabsf(product) >= kLargeOffset ? 0.0f : -product;
       float even = 0, odd = 0;
 #pragma unroll
       for (int i = 2 * r; i < kScores; i += 4) {
-        const float first = ptx::exp2(fmaf(s[i], scale_log2, offset));
-        const float second = ptx::exp2(fmaf(s[i + 1], scale_log2, offset));
+        const float first = ptx::exp2(fmaf(s[i], scale_log2, -offset[r]));
+        const float second = ptx::exp2(fmaf(s[i + 1], scale_log2, -offset[r]));
         even += first;
         odd += second;
         p[i / 2] = ptx::pack<Element>(first, second);
@@ -101,74 +101,54 @@ class OnlineSoftmax {
     }
   }
 
-  /// Whether row r may have to follow: if so, this is true for a lane of its quad.
-  EXACTILE_DEVICE bool may_exceed(int r, float partial_sum) const {
-    return partial_sum > kLargestSum / 4 || reference_[r] == -ptx::kInfinity;
+  /// Of row r.
+  EXACTILE_DEVICE float offset_of(int r, float scale_log2) const {
+    const float offset = reference_[r] * scale_log2;
+    return fabsf(offset) < kLargeOffset ? offset : kNoOffset;
+  }
+
+  /// Whether a row may have to follow: if so, this is true for a lane of its quad.
+  EXACTILE_DEVICE static bool may_exceed(float partial_sum) {
+    return partial_sum > kLargestSum / 4;
   }
 
   /// Gives the rows that have to follow the block's maximum as reference.
   template <int kScores>
-  EXACTILE_DEVICE void follow(float (&s)[kScores], const float (&sum)[2], float scale_log2) {
+  EXACTILE_DEVICE void follow(float (&s)[kScores], const float (&sum)[2], float scale_log2,
+                              float (&offset)[2]) {
     float highest[2];
     row_max(s, highest);
-    bool moves[2];
+    moved_ = true;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const bool exceeds = sum_of_quad(sum[r]) > kLargestSum || reference_[r] == -ptx::kInfinity;
-      moves[r] = exceeds && highest[r] != -ptx::kInfinity;
-      move_if(moves[r], r, highest[r], scale_log2);
+      const bool exceeds = sum_of_quad(sum[r]) > kLargestSum;
+      const bool moves = (exceeds || offset[r] == kNoOffset) && highest[r] > reference_[r];
+      // Exactly 1 where the reference stays: the other rows of a warp change no bit of this one.
+      alpha_[r] = moves ? ptx::exp2((reference_[r] - highest[r]) * scale_log2) : 1.0f;
+      if (moves) reference_[r] = highest[r];
+      sum_[r] *= alpha_[r];
+      offset[r] = offset_of(r, scale_log2);
     }
-    moved_ = true;
-    if (find_large(scale_log2)) subtract_references(s, scale_log2, moves[0], moves[1]);
+    subtract_references(s, offset);
   }
 
-  /// Before a block's scores become probabilities, where some row of the warp has a large offset.
+  /// From the scores of those of the rows that have keys and no offset.
   template <int kScores>
-  EXACTILE_DEVICE void follow_large(float (&s)[kScores], float scale_log2) {
-    float highest[2];
-    row_max(s, highest);
+  EXACTILE_DEVICE void subtract_references(float (&s)[kScores], float (&offset)[2]) const {
     bool large[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      large[r] = is_large(r, scale_log2);
-      move_if(large[r] && highest[r] > reference_[r], r, highest[r], scale_log2);
+      large[r] = offset[r] == kNoOffset && reference_[r] != -ptx::kInfinity;
     }
-    moved_ = true;
-    find_large(scale_log2);
-    subtract_references(s, scale_log2, large[0], large[1]);
-  }
-
-  /// The factor is exactly 1 where the reference stays: the other rows of a warp change no bit of
-  /// this one.
-  EXACTILE_DEVICE void move_if(bool moves, int r, float to, float scale_log2) {
-    const float factor = moves ? ptx::exp2((reference_[r] - to) * scale_log2) : 1.0f;
-    if (moves) reference_[r] = to;
-    sum_[r] *= factor;
-    alpha_[r] = moved_ ? alpha_[r] * factor : factor;
-  }
-
-  EXACTILE_DEVICE bool is_large(int r, float scale_log2) const {
-    return fabsf(reference_[r] * scale_log2) >= kLargeOffset && reference_[r] != -ptx::kInfinity;
-  }
-
-  /// Whether some row of the warp has a large offset.
-  EXACTILE_DEVICE bool find_large(float scale_log2) {
-    large_ = __any_sync(~0u, is_large(0, scale_log2) || is_large(1, scale_log2));
-    return large_;
-  }
-
-  /// From the scores of those of the rows that have a large offset.
-  template <int kScores>
-  EXACTILE_DEVICE void subtract_references(float (&s)[kScores], float scale_log2, bool first,
-                                           bool second) const {
+    if (!__any_sync(~0u, large[0] || large[1])) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float reference =
-          (r == 0 ? first : second) && is_large(r, scale_log2) ? reference_[r] : 0.0f;
+      const float subtracted = large[r] ? reference_[r] : 0.0f;
+      if (large[r]) offset[r] = 0;
 #pragma unroll
       for (int i = 2 * r; i < kScores; i += 4) {
-        s[i] -= reference;
-        s[i + 1] -= reference;
+        s[i] -= subtracted;
+        s[i + 1] -= subtracted;
       }
     }
   }
@@ -184,11 +164,13 @@ class OnlineSoftmax {
   /// Rounded to 2^-11: an error of 2^-12 in every probability, as float16 makes it.
   static constexpr float kLargeOffset = 8192;
 
+  /// Whatever is added to its opposite, but -inf, has an infinite power.
+  static constexpr float kNoOffset = -3.0e38f;
+
   float reference_[2] = {-ptx::kInfinity, -ptx::kInfinity};  // scores, not yet scaled
   float sum_[2] = {0, 0};
   float alpha_[2];
   bool moved_ = false;  // the same in all lanes of a warp
-  bool large_;          // likewise: an offset is large
 };
 
 }  // namespace exactile::cuda::sm90
