@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -296,7 +297,7 @@ def test_what_does_not_compile():
     with pytest.raises(
         RuntimeError, match=r"^Scheduler Own: does not compile[\s\S]*Own:1[\s\S]*nonsense"
     ):
-        scheduler.check(plan_of(scheduler=scheduler))
+        scheduler.check(plan_of(scheduler=LIST))
 
 
 def test_no_compiler(monkeypatch):
@@ -304,10 +305,10 @@ def test_no_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(RuntimeError, match=r"no C\+\+ compiler .* install g\+\+ 11 or clang 15"):
-        scheduler.check(plan_of(scheduler=scheduler))
+        scheduler.check(plan_of(scheduler=LIST))
     monkeypatch.setenv("CXX", "nowhere-c++ -O3")
     with pytest.raises(RuntimeError, match=r"looked for nowhere-c\+\+"):
-        scheduler.check(plan_of(scheduler=scheduler))
+        scheduler.check(plan_of(scheduler=LIST))
 
 
 class TestBeforeARun:
@@ -348,7 +349,9 @@ class TestBeforeARun:
     def test_no_compiler_warns_once(self, monkeypatch):
         monkeypatch.setenv("CXX", "nowhere-c++")
         scheduler = own(inherit(LIST, "int warned;"))
-        with pytest.warns(RuntimeWarning, match=r"not checked: Scheduler Own: no C\+\+ compiler"):
+        with pytest.warns(
+            RuntimeWarning, match=r"not checked, .*: Scheduler Own: no C\+\+ compiler"
+        ):
             self.guard(scheduler).before_run()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -356,7 +359,10 @@ class TestBeforeARun:
 
     def test_what_does_not_compile_warns_in_a_line(self):
         scheduler = own(HEADER + "struct Own { device_only nonsense; };")
-        message = r"^not checked: Scheduler Own: does not compile for the host with .*: .*error.*$"
+        message = (
+            r"^not checked, and launched as ValidOnlyIndividual: Scheduler Own: does not compile "
+            r"for the host with .*: .*error.*$"
+        )
         with pytest.warns(RuntimeWarning, match=message) as warned:
             self.guard(scheduler).before_run()
         assert "\n" not in str(warned[0].message)
@@ -422,6 +428,37 @@ class TestCpu:
                 plan._core.run(
                     batch.q, batch.k, batch.v, np.empty_like(batch.q), None, 1.0, walk=walk
                 )
+
+
+class TestNumberOfWorkGroups:
+    """As the policy's num_work_groups() says."""
+
+    SOURCE = STRIDE.replace("params, int) {", "params, int workers) {").replace(
+        "return params.work_groups;", "return 2 * workers;"
+    )
+
+    @pytest.mark.parametrize("backend", exactile.BACKENDS)
+    def test_is_launched(self, backend):
+        plan = plan_of(backend, scheduler=own(self.SOURCE, COUNTED), workers=3)
+        assert plan.launched == 6
+        copy = pickle.loads(pickle.dumps(plan))
+        assert copy.launched == 6
+        assert plan_of(backend, scheduler=COUNTED, workers=3).launched == 3
+
+    def test_computes_all(self):
+        batch = make_batch(LENGTHS, causal=True)
+        batch.check(*batch.run(scheduler=own(self.SOURCE, COUNTED), workers=3))
+
+    @pytest.mark.parametrize("count", ["-1", "1 << 30"])
+    def test_out_of_range(self, count):
+        source = self.SOURCE.replace("2 * workers", count)
+        with pytest.raises(ValueError, match=r"expected num_work_groups\(\) from 0 to 2\^30 - 1"):
+            plan_of("cpu", scheduler=own(source, COUNTED))
+
+    def test_crashes(self):
+        source = self.SOURCE.replace("return 2 * workers", "return *(volatile int*)0")
+        with pytest.raises(ValueError, match=r"num_work_groups\(\) crashed \(SIGSEGV\)"):
+            plan_of("cuda", scheduler=own(source, COUNTED))
 
 
 def test_every_backend_says_how_many_work_groups_are_launched():

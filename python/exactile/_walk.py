@@ -42,6 +42,8 @@ _Int64s = npt.NDArray[np.int64]
 _programs: dict[Scheduler, Path] = {}
 _unchecked: set[Scheduler] = set()  # there is no compiler for them; a warning has said so
 _checked: set[tuple[object, ...]] = set()
+_counts: dict[tuple[object, ...], int] = {}
+_KEPT = 10_000
 
 
 class Walk(NamedTuple):
@@ -84,14 +86,51 @@ class OwnPolicy:
         try:
             check(self._scheduler, self._core)
         except RuntimeError as error:
-            _unchecked.add(self._scheduler)
-            about, *log = str(error).splitlines()
-            first = next((line for line in log if "error" in line), "")
-            warnings.warn(f"not checked: {about} {first}".strip(), RuntimeWarning, stacklevel=4)
+            _warn_unchecked(self._scheduler, error)
             return
-        if len(_checked) >= 10_000:
+        if len(_checked) >= _KEPT:
             _checked.clear()
         _checked.add(key)
+
+
+def num_work_groups(scheduler: Scheduler, core: _core.Plan) -> int:
+    """How many work-groups a policy wants launched for a plan made with the policy it is like.
+
+    Where it does not compile for the host, as many as that one; a warning says so, once, unless
+    the plan is for the CPU, whose run will raise.
+
+    Raises
+    ------
+    ValueError
+        A number that cannot be launched, or none: it crashes or does not end.
+    """
+    key = (scheduler, *_shape_of(core))
+    if key not in _counts:
+        if scheduler in _unchecked:
+            return core.launched
+        try:
+            count = int(_outcome(scheduler, core, "count")[:4].view(np.int32)[0])
+        except RuntimeError as error:
+            if core.backend != "cpu":
+                _warn_unchecked(scheduler, error)
+            return core.launched
+        if not 0 <= count < 1 << 30:
+            raise ValueError(
+                f"Scheduler {scheduler.name}: expected num_work_groups() from 0 to 2^30 - 1, got "
+                f"{count}"
+            )
+        if len(_counts) >= _KEPT:
+            _counts.clear()
+        _counts[key] = count
+    return _counts[key]
+
+
+def _warn_unchecked(scheduler: Scheduler, error: RuntimeError) -> None:
+    _unchecked.add(scheduler)
+    about, *log = str(error).splitlines()
+    first = next((line for line in log if "error" in line), "")
+    text = f"not checked, and launched as {scheduler.like}: {about} {first}".strip()
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
 def check(scheduler: Scheduler, core: _core.Plan) -> npt.NDArray[np.void]:
@@ -219,6 +258,17 @@ def _tiles_of(core: _core.Plan, given: npt.NDArray[np.void]) -> Walk:
 
 def _walks(scheduler: Scheduler, core: _core.Plan) -> tuple[npt.NDArray[np.void], ...]:
     """(one work-group after the other, in turn), each of `_GIVEN`."""
+    outcome = _outcome(scheduler, core)
+    walks, offset = [], 0
+    for _ in range(2):
+        size = int(np.frombuffer(outcome, np.int64, 1, offset)[0])
+        walks.append(np.frombuffer(outcome, _GIVEN, size, offset + 8))
+        offset += 8 + size * _GIVEN.itemsize
+    return tuple(walks)
+
+
+def _outcome(scheduler: Scheduler, core: _core.Plan, *arguments: str) -> npt.NDArray[np.uint8]:
+    """What the program of a policy writes of a plan."""
     seconds = _SECONDS + _num_tiles(core) // 2_000_000
     on_gpu = core.policy != "Individual" and len(core.records) == 0
     request = np.array(
@@ -237,10 +287,9 @@ def _walks(scheduler: Scheduler, core: _core.Plan) -> tuple[npt.NDArray[np.void]
         np.int32,
     )
     lists = (request, core.cu_seqlens_q, core.cu_seqlens_k, core.records)
-    program = _program(scheduler)
     try:
         done = subprocess.run(
-            [str(program)],
+            [str(_program(scheduler)), *arguments],
             input=b"".join(x.tobytes() for x in lists),
             capture_output=True,
             timeout=30 * seconds,  # one that sleeps takes no processor time
@@ -254,16 +303,13 @@ def _walks(scheduler: Scheduler, core: _core.Plan) -> tuple[npt.NDArray[np.void]
             how = signal.Signals(-done.returncode).name
         raise ValueError(f"Scheduler {scheduler.name}: its walk ended with {how}")
     _raise_fault(scheduler, core, np.frombuffer(done.stdout, _FAULT, 1)[0])
-    walks, offset = [], _FAULT.itemsize
-    for _ in range(2):
-        size = int(np.frombuffer(done.stdout, np.int64, 1, offset)[0])
-        walks.append(np.frombuffer(done.stdout, _GIVEN, size, offset + 8))
-        offset += 8 + size * _GIVEN.itemsize
-    return tuple(walks)
+    return np.frombuffer(done.stdout, np.uint8, offset=_FAULT.itemsize)
 
 
 def _raise_fault(scheduler: Scheduler, core: _core.Plan, fault: np.void) -> None:
     who = f"Scheduler {scheduler.name}: work-group {fault['work_group']}"
+    if fault["work_group"] < 0:
+        who = f"Scheduler {scheduler.name}: num_work_groups()"
     if fault["kind"] == _UNKNOWN_TILE:
         q_begin, q_end, k_begin, k_len = fault["rows"].tolist()
         raise ValueError(

@@ -2,7 +2,8 @@
 //
 // A program of its own, compiled with the policy (`_walker.py` says how) and run beside the Python
 // process: a policy that crashes or never ends does no harm there. Reads a Request and its lists
-// from stdin; writes two walks to stdout, or a Fault.
+// from stdin; writes two walks to stdout, or a Fault. With an argument it writes how many
+// work-groups the policy wants launched, and walks none.
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -35,7 +36,7 @@ struct Request {
   std::int32_t head_major;
   std::int32_t given_records;  // behind the lengths; 0: the list is to be made, by sequence
   std::int32_t max_records;    // bound that a launch without knowledge of the lengths has; or 0
-  std::int32_t work_groups, workers;
+  std::int32_t work_groups, workers;  // launched (to count: as for the policy it is like)
   std::int32_t processor_seconds;
 };
 
@@ -210,7 +211,7 @@ void put_walk(const std::vector<Given>& given) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
   g_results = dup(STDOUT_FILENO);  // what the policy prints goes to stderr
   dup2(STDERR_FILENO, STDOUT_FILENO);
   for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGXCPU}) {
@@ -220,9 +221,16 @@ int main() {
   const auto seconds = static_cast<rlim_t>(batch.request.processor_seconds);
   const rlimit limit{.rlim_cur = seconds, .rlim_max = seconds + 1};
   setrlimit(RLIMIT_CPU, &limit);
+  const Fault none{};
+  if (argc > 1) {
+    const std::int32_t count =
+        Policy::num_work_groups(batch.params<Policy::Params>(), batch.request.workers);
+    put(&none, sizeof none);
+    put(&count, sizeof count);
+    return 0;
+  }
   const std::vector<Given> one_by_one = walk(batch, 1);
   const std::vector<Given> in_turn = walk(batch, std::max(2, batch.request.workers));
-  const Fault none{};
   put(&none, sizeof none);
   put_walk(one_by_one);
   put_walk(in_turn);

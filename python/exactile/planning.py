@@ -519,8 +519,13 @@ def _make(
     options = request
     if request["workers"] is None and request["backend"] == "cpu":
         options = request | {"workers": get_num_threads()}
-    on_device = lengths.core if lengths else None
-    return Plan(_core.plan(cu_q, cu_k, **options, device_lengths=on_device), request, lengths)
+    options = options | {"device_lengths": lengths.core if lengths else None}
+    core = _core.plan(cu_q, cu_k, **options)
+    if request["user_scheduler"]:
+        work_groups = _walk.num_work_groups(Scheduler(*request["user_scheduler"]), core)
+        if work_groups != core.launched:
+            core = _core.plan(cu_q, cu_k, **options, work_groups=work_groups)
+    return Plan(core, request, lengths)
 
 
 def _ask_device(request: dict[str, Any], stream: Any) -> None:

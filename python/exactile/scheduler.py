@@ -44,10 +44,8 @@ class Scheduler:
         (``exactile/scheduler/concepts.hpp`` states the duties), and its ``Params`` are those of the
         shipped policy `like`.
     like : {"ValidOnlyIndividual", "ValidOnlyPersistent", "Individual"}
-        Whose Params the policy takes, and whose number of work-groups is launched: ``CompactList``
-        and one per tile; ``CountedList`` (a list, a counter that is 0, and the number of
-        work-groups) and as many as run at a time; ``PaddedGrid`` and one per tile of the padded
-        grid.
+        Whose Params the policy takes: ``CompactList``; ``CountedList`` (a list, a counter that is
+        0, and the number of work-groups that are launched); ``PaddedGrid``.
 
     Raises
     ------
@@ -62,10 +60,15 @@ class Scheduler:
     NVRTC (``pip install 'exactile[jit]'``). SYCL: about three seconds, in a process of its own.
     Source that does not compile is a RuntimeError with the compiler's log, from that run.
 
+    As many work-groups are launched as the policy's ``num_work_groups(params, workers)`` says when
+    the plan is made, which compiles the policy for the host; a CountedList holds `like`'s number
+    then.
+
     Before a policy's first run on a plan of some shape (numbers of sequences, tiles, heads,
     work-groups) it is checked as by `check`: about a second for the first plan, a few milliseconds
     for others. ``EXACTILE_CHECK_SCHEDULER=0`` leaves that out. Where there is no C++ compiler, or
-    the policy does not compile for the host, a RuntimeWarning says once that it goes unchecked.
+    the policy does not compile for the host, a RuntimeWarning says once that it goes unchecked and
+    is launched as `like`.
 
     On the CPU the policy runs as it was walked by the check, with all work-groups that run at a
     time taking a tile in turn, so the C++ compiler is needed there. The tiles of a work-group are

@@ -3,7 +3,7 @@
 // No header of the standard library with code in it, and nothing but kernel_table() is exported: a
 // weak symbol compiled for a new processor could be chosen for all (.ci/check_isa_symbols.py
 // looks).
-#include "kernels.hpp"
+#include "cpu/kernels.hpp"
 
 #include <exactile/cpu/kernel.hpp>
 
@@ -20,18 +20,19 @@ static void work_group(const PrefillParams& params, const void* schedule, int32_
       params, *static_cast<const typename Scheduler::Params*>(schedule), index, buffer);
 }
 
-#define EXACTILE_ROW(Element)                                                 \
-  {work_group<Element, Individual>, work_group<Element, ValidOnlyIndividual>, \
-   work_group<Element, Resumable>}
+#define EXACTILE_COLUMN(Policy, packs) work_group<Element, typename OnCpu<Policy>::Type>,
 
-/// Rows in the order of Dtype, columns in the order of SchedulerKind: Resumable is what
-/// ValidOnlyPersistent is here.
+/// All that is built for an element, its work-groups in the order of SchedulerKind.
+template <class Element>
+static constexpr ElementKernels kernels_of() {
+  return {.work_group = {EXACTILE_POLICIES(EXACTILE_COLUMN)},
+          .scratch_bytes = Scratch<Traits<Element>>::bytes};
+}
+
 extern const KernelTable kKernelTable;
 const KernelTable kKernelTable = {
     .isa = EXACTILE_STRING(EXACTILE_CPU_ISA),
-    .work_group = {EXACTILE_ROW(float), EXACTILE_ROW(Fp16), EXACTILE_ROW(Bf16)},
-    .scratch_bytes = {Scratch<Traits<float>>::bytes, Scratch<Traits<Fp16>>::bytes,
-                      Scratch<Traits<Bf16>>::bytes},
+    .of = {kernels_of<float>(), kernels_of<Fp16>(), kernels_of<Bf16>()},  // in the order of Dtype
 };
 
 }  // namespace EXACTILE_CPU_ISA

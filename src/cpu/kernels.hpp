@@ -2,11 +2,10 @@
 #pragma once
 
 #include <exactile/cpu/params.hpp>
-#include <exactile/scheduler/individual.hpp>
-#include <exactile/scheduler/valid_only.hpp>
+#include <exactile/scheduler.hpp>
 
-#include "../types.hpp"
-#include "resumable.hpp"
+#include "base/types.hpp"
+#include "cpu/resumable.hpp"
 
 namespace exactile::cpu {
 
@@ -14,10 +13,14 @@ namespace exactile::cpu {
 using WorkGroupFn = void (*)(const PrefillParams&, const void* schedule, int32_t work_group,
                              void* buffer);
 
+struct ElementKernels {
+  WorkGroupFn work_group[kNumSchedulers];
+  int64_t (*scratch_bytes)(const PrefillParams&);
+};
+
 struct KernelTable {
   const char* isa;
-  WorkGroupFn work_group[kNumDtypes][kNumSchedulers];
-  int64_t (*scratch_bytes[kNumDtypes])(const PrefillParams&);
+  ElementKernels of[kNumDtypes];
 };
 
 }  // namespace exactile::cpu

@@ -1,6 +1,6 @@
 // src/cpu/launch.cpp - a checked plan and its arrays -> Params, threads, the instruction set's
 // kernel.
-#include "launch.hpp"
+#include "cpu/launch.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -19,9 +19,9 @@
 #include <cpuid.h>
 #endif
 
-#include "../launch_params.hpp"
-#include "kernels.hpp"
-#include "thread_pool.hpp"
+#include "base/launch_params.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/thread_pool.hpp"
 
 namespace exactile::cpu {
 
@@ -159,18 +159,17 @@ class Launch {
       : plan_(plan),
         params_(make_params(plan, args)),
         walk_(args.walk),
-        work_group_(kernel_table().work_group[int(plan.dtype)][int(kernel_of(plan))]),
-        scratch_bytes_(kernel_table().scratch_bytes[int(plan.dtype)](params_)),
-        grid_(padded_grid(plan, plan.cu_seqlens_q.data(), plan.cu_seqlens_k.data())),
-        list_(compact_list(plan, plan.records.get())) {}
+        work_group_(kernels_of(plan).work_group[static_cast<int>(kernel_of(plan))]),
+        scratch_bytes_(kernels_of(plan).scratch_bytes(params_)),
+        grid_(schedule_params<PaddedGrid>(plan, memory_of(plan))),
+        list_(schedule_params<CompactList>(plan, memory_of(plan))) {}
 
   /// Run::compute.
   bool compute(const Turn& turn) {
     void* const buffer = thread_buffer.get(scratch_bytes_, id_);
-    const bool more = plan_.user_scheduler ? take_walks(turn, buffer)
-                      : plan_.scheduler == SchedulerKind::kValidOnlyPersistent
-                          ? walk_list(turn, buffer)
-                          : take_work_groups(turn, buffer);
+    const bool more = plan_.user_scheduler           ? take_walks(turn, buffer)
+                      : has_counter(plan_.scheduler) ? walk_list(turn, buffer)
+                                                     : take_work_groups(turn, buffer);
     if (!more) thread_buffer.clear_if_large();
     return more;
   }
@@ -188,16 +187,27 @@ class Launch {
     return more();
   }
 
+  static const ElementKernels& kernels_of(const Plan& plan) {
+    return kernel_table().of[static_cast<int>(plan.dtype)];
+  }
+
+  static ScheduleMemory memory_of(const Plan& plan) {
+    return {.cu_seqlens_q = plan.cu_seqlens_q.data(),
+            .cu_seqlens_k = plan.cu_seqlens_k.data(),
+            .records = plan.records.get()};
+  }
+
   /// What a user's own policy has walked is computed tile by tile, each by a work-group of the
   /// shipped policy of the same order.
   static SchedulerKind kernel_of(const Plan& plan) {
-    const bool counts = plan.scheduler == SchedulerKind::kValidOnlyPersistent;
-    return plan.user_scheduler && counts ? SchedulerKind::kValidOnlyIndividual : plan.scheduler;
+    if (!plan.user_scheduler) return plan.scheduler;
+    return has_list(plan.scheduler) ? SchedulerKind::kValidOnlyIndividual
+                                    : SchedulerKind::kIndividual;
   }
 
   const void* schedule_of_one_tile() const {
-    return plan_.scheduler == SchedulerKind::kIndividual ? &grid_
-                                                         : static_cast<const void*>(&list_);
+    if (has_list(plan_.scheduler)) return &list_;
+    return &grid_;
   }
 
   /// The tiles of a work-group stay with the thread that has begun it. The caller alone leaves one

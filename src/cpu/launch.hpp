@@ -1,10 +1,11 @@
-// src/cpu/launch.hpp - the CPU room's door for the host code.
+// src/cpu/launch.hpp - a plan's tiles, computed by threads of this process.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "../prefill.hpp"
+#include "base/plan.hpp"
+#include "base/run_args.hpp"
 
 namespace exactile::cpu {
 

@@ -1,4 +1,4 @@
-// src/cpu/resumable.hpp - the persistent policy for threads that several runs share.
+// src/cpu/resumable.hpp - policies with a counter, for threads that several runs share.
 #pragma once
 
 #include <exactile/scheduler/persistent.hpp>
@@ -12,8 +12,10 @@ struct ResumableList {
   const void* turn;  ///< of the thread alone
 };
 
-/// ValidOnlyPersistent that ends early when the thread's turn is over. Its next walk takes up where
-/// the counter is, so a work-group can be begun as often as needed.
+/// A policy with a counter that ends early when the thread's turn is over. Its next walk takes up
+/// where the counter is, so a work-group can be begun as often as needed: the counter is all that
+/// the policy may know of what it has given.
+template <class Policy>
 class Resumable {
  public:
   using Params = ResumableList;
@@ -23,7 +25,7 @@ class Resumable {
 
   EXACTILE_HOST_DEVICE static constexpr int32_t num_work_groups(const Params& params,
                                                                 int32_t workers) {
-    return ValidOnlyPersistent::num_work_groups(params.counted, workers);
+    return Policy::num_work_groups(params.counted, workers);
   }
   EXACTILE_HOST_DEVICE bool is_valid() const { return !left_ && walk_.is_valid(); }
   EXACTILE_HOST_DEVICE WorkTile tile() const { return walk_.tile(); }
@@ -34,9 +36,19 @@ class Resumable {
 
  private:
   const Params& params_;
-  ValidOnlyPersistent walk_;
+  Policy walk_;
   bool left_ = false;
 };
-static_assert(TileScheduler<Resumable>);
+static_assert(TileScheduler<Resumable<ValidOnlyPersistent>>);
+
+/// What a shipped policy is on the CPU.
+template <class Policy, class Params = typename Policy::Params>
+struct OnCpu {
+  using Type = Policy;
+};
+template <class Policy>
+struct OnCpu<Policy, CountedList> {
+  using Type = Resumable<Policy>;
+};
 
 }  // namespace exactile::cpu

@@ -1,5 +1,5 @@
 // src/cpu/thread_pool.cpp - see thread_pool.hpp.
-#include "thread_pool.hpp"
+#include "cpu/thread_pool.hpp"
 
 #include <pthread.h>
 

@@ -17,8 +17,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "../jit/cache.hpp"
-#include "kernels.hpp"
+#include "cuda/kernels.hpp"
+#include "jit/cache.hpp"
 
 namespace exactile::cuda {
 namespace {

@@ -1,12 +1,12 @@
 // src/cuda/device.cpp - devices are opened once and kept; so are loaded kernels and idle memory.
-#include "device.hpp"
+#include "cuda/device.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <stdexcept>
 
-#include "../jit/cache.hpp"
+#include "jit/cache.hpp"
 
 namespace exactile::cuda {
 

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "driver.hpp"
-#include "kernels.hpp"
+#include "cuda/driver.hpp"
+#include "cuda/kernels.hpp"
 
 namespace exactile::cuda {
 

@@ -1,5 +1,5 @@
 // src/cuda/driver.cpp - finds libcuda and the functions that are used of it.
-#include "driver.hpp"
+#include "cuda/driver.hpp"
 
 #include <dlfcn.h>
 

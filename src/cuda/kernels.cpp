@@ -1,5 +1,5 @@
 // src/cuda/kernels.cpp - a row of support.def without Traits in both rooms does not compile.
-#include "kernels.hpp"
+#include "cuda/kernels.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -9,7 +9,7 @@
 #include <exactile/support.def>
 #include <stdexcept>
 
-#include "../policy.hpp"
+#include "base/policies.hpp"
 
 namespace exactile::cuda {
 namespace {
@@ -89,6 +89,11 @@ std::string traits_name(const KernelSpec& spec, const std::string& room) {
 
 }  // namespace
 
+MaskKind mask_kind(const Mask& mask, bool packs_sequences) {
+  if (packs_sequences) return MaskKind::kPacked;
+  return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kBorder;
+}
+
 Shape shape_of(const KernelSpec& spec) {
   for (const Row& row : rows()) {
     if (row.dtype == spec.dtype && row.head_dim == spec.head_dim &&
@@ -105,7 +110,7 @@ jit::Program make_program(const KernelSpec& spec, const std::string& architectur
   std::string source = "#include <exactile/cuda/" + room_name +
                        "/kernel.hpp>\n"
                        "#include <exactile/scheduler.hpp>\n";
-  const Policy policy = policy_of(spec.scheduler, spec.user);
+  const PolicySource policy = policy_of(spec.scheduler, spec.user);
   source += policy.source;
   return {.source = std::move(source),
           .name_expression = room + "prefill_kernel<" + traits_name(spec, room) + ", " +
@@ -141,10 +146,9 @@ std::vector<jit::Program> shipped_programs() {
     for (const Room room : {Room::kSm80, Room::kSm90}) {
       for (const MaskKind mask : {MaskKind::kFull, MaskKind::kBorder, MaskKind::kPacked}) {
         for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
-          // The planner packs for the persistent policy alone.
-          const bool persistent =
-              static_cast<SchedulerKind>(scheduler) == SchedulerKind::kValidOnlyPersistent;
-          if (mask == MaskKind::kPacked && !persistent) continue;
+          // The planner packs unasked for some policies; others are compiled when they are asked
+          // for.
+          if (mask == MaskKind::kPacked && !packs(static_cast<SchedulerKind>(scheduler))) continue;
           specs.push_back({.room = room,
                            .dtype = row.dtype,
                            .head_dim = row.head_dim,

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "../jit/nvrtc.hpp"
-#include "../types.hpp"
+#include "base/types.hpp"
+#include "jit/nvrtc.hpp"
 
 namespace exactile::cuda {
 
@@ -41,6 +41,9 @@ struct KernelSpec {
   const UserScheduler* user = nullptr;  ///< instead of `scheduler`, if given
   Probe probe = Probe::kNoProbe;        ///< any other is compiled when it is first asked for
 };
+
+/// What a kernel has to be told of a mask.
+MaskKind mask_kind(const Mask& mask, bool packs_sequences);
 
 /// Throws std::invalid_argument for what support.def does not list.
 Shape shape_of(const KernelSpec& spec);

@@ -1,11 +1,12 @@
 // src/cuda/launch.cpp - a checked plan and its arrays -> tensor maps, Params, one launch.
-#include "launch.hpp"
+#include "cuda/launch.hpp"
 
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 
-#include "../launch_params.hpp"
-#include "plan_memory.hpp"
+#include "base/launch_params.hpp"
+#include "cuda/plan_memory.hpp"
 
 namespace exactile::cuda {
 namespace {
@@ -57,66 +58,39 @@ PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const Pref
 }
 
 /// Params of the plan's policy, by value as the kernel takes them.
-union Schedule {
-  PaddedGrid grid;
-  CompactList list;
-  CountedList persistent;
+struct Schedule {
+  alignas(16) unsigned char bytes[sizeof(CountedList)];
 };
 
 Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr counter) {
-  if (plan.scheduler == SchedulerKind::kIndividual) {
-    return {.grid = padded_grid(plan, memory.cu_seqlens_q(), memory.cu_seqlens_k())};
-  }
-  const CompactList list = compact_list(plan, memory.records(), memory.planned());
-  if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return {.list = list};
-  return {.persistent = counted_list(plan, list, reinterpret_cast<int32_t*>(counter))};
+  const ScheduleMemory lists{.cu_seqlens_q = memory.cu_seqlens_q(),
+                             .cu_seqlens_k = memory.cu_seqlens_k(),
+                             .records = memory.records(),
+                             .planned = memory.planned(),
+                             .counter = reinterpret_cast<int32_t*>(counter)};
+  Schedule schedule;
+  with_policy(plan.scheduler, [&]<class Policy>() {
+    const auto params = schedule_params<typename Policy::Params>(plan, lists);
+    static_assert(sizeof params <= sizeof schedule);
+    std::memcpy(schedule.bytes, &params, sizeof params);
+  });
+  return schedule;
 }
 
-MaskKind kind_of(const Mask& mask, bool packs_sequences) {
-  if (packs_sequences) return MaskKind::kPacked;
-  return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kBorder;
-}
+DevicePlans& memory_of(const Plan& plan) { return static_cast<DevicePlans&>(*plan.memory); }
 
 KernelSpec spec_of(const Plan& plan, Room room, Probe probe) {
   return {.room = room,
           .dtype = plan.dtype,
           .head_dim = plan.head_dim,
           .head_dim_v = plan.head_dim_v,
-          .mask = kind_of(plan.mask, plan.packed_len > 0),
+          .mask = mask_kind(plan.mask, plan.packed_len > 0),
           .scheduler = plan.scheduler,
           .user = plan.user_scheduler.get(),
           .probe = probe};
 }
 
-/// The device that plans are made for; null where there is no driver or no GPU.
-const Device* planning_device() {
-  try {
-    return &Device::get(Device::current());
-  } catch (const std::runtime_error&) {
-    return nullptr;
-  }
-}
-
 }  // namespace
-
-Target planning_target(const PlanRequest& request) {
-  constexpr int kH100Multiprocessors = 132;
-  const Device* const device = planning_device();
-  const Room room = device && device->major() >= 8 ? device->room()
-                                                   : room_from_environment().value_or(Room::kSm90);
-  const auto shape = [&](bool packs_sequences) {
-    return shape_of({.room = room,
-                     .dtype = request.dtype,
-                     .head_dim = static_cast<int32_t>(request.head_dim),
-                     .head_dim_v = static_cast<int32_t>(request.head_dim_v),
-                     .mask = kind_of(request.mask, packs_sequences),
-                     .scheduler = SchedulerKind::kIndividual});
-  };
-  return {.shape = shape(false),
-          .packed_shape = shape(true),
-          .packing_pays = room == Room::kSm90,
-          .workers = device ? device->multiprocessors() : kH100Multiprocessors};
-}
 
 std::string refusal(const PrefillArgs& args) {
   const std::pair<const ArrayRef&, const char*> arrays[] = {
@@ -147,7 +121,7 @@ void enqueue_planner(const Plan& plan) {
   if (plan.launched == 0) return;
   Device& device = Device::get(plan.device_lengths->device);
   const ContextScope scope(device);
-  plan.device_memory->on(device, plan).enqueue_planner(plan);
+  memory_of(plan).on(device, plan).enqueue_planner(plan);
 }
 
 void launch(const Plan& plan, const PrefillArgs& args) {
@@ -161,8 +135,8 @@ void launch(const Plan& plan, const PrefillArgs& args) {
                                 std::to_string(args.timeline_bytes));
   }
   const ContextScope scope(device);
-  const std::scoped_lock lock(plan.device_memory->mutex());
-  DevicePlan& memory = plan.device_memory->on(device, plan);
+  const std::scoped_lock lock(memory_of(plan).mutex());
+  DevicePlan& memory = memory_of(plan).on(device, plan);
   const Probe probe = args.timeline ? Probe::kTimeline : Probe::kNoProbe;
   const LoadedKernel*& kernel = memory.kernels[static_cast<int>(room)][static_cast<int>(probe)];
   if (!kernel) kernel = &device.kernel(spec_of(plan, room, probe));

@@ -1,23 +1,13 @@
-// src/cuda/launch.hpp - the CUDA rooms' door for the host code.
+// src/cuda/launch.hpp - a plan's kernel, enqueued.
 #pragma once
 
 #include <string>
 
-#include "../prefill.hpp"
-#include "kernels.hpp"
+#include "base/plan.hpp"
+#include "base/run_args.hpp"
+#include "cuda/kernels.hpp"
 
 namespace exactile::cuda {
-
-/// What plans are made for.
-struct Target {
-  Shape shape;         ///< of the tiles
-  Shape packed_shape;  ///< of the kernels whose tiles hold several sequences
-  bool packing_pays;   ///< they compute these at once
-  int workers;         ///< work-groups at a time
-};
-
-/// The current device, else an H100: planning needs no device.
-Target planning_target(const PlanRequest& request);
 
 /// Enqueues the planner of a plan whose lengths are on the device. Throws std::runtime_error.
 void enqueue_planner(const Plan& plan);

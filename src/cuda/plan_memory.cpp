@@ -1,5 +1,5 @@
 // src/cuda/plan_memory.cpp - uploads a plan's lists, hands out its counters, frees them in time.
-#include "plan_memory.hpp"
+#include "cuda/plan_memory.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "../plan.hpp"
+#include "base/policies.hpp"
 
 namespace exactile::cuda {
 namespace {
@@ -32,7 +32,7 @@ std::size_t DevicePlan::place(std::size_t bytes) {
 
 DevicePlan::DevicePlan(Device& device, const Plan& plan)
     : device_(device),
-      needs_counter_(plan.scheduler == SchedulerKind::kValidOnlyPersistent),
+      needs_counter_(has_counter(plan.scheduler)),
       leaves_zero_(!plan.user_scheduler) {
   if (plan.device_lengths) {
     records_ = place(std::max<std::size_t>(plan.num_records, 1) * sizeof(TileRecord));
@@ -188,7 +188,7 @@ void DevicePlan::record_planner() {
   EXACTILE_DRIVER_CALL(Driver::get(), cuEventRecord, uploaded_, planning_stream_handle_);
 }
 
-DevicePlan& PlanMemory::on(Device& device, const Plan& plan) {
+DevicePlan& DevicePlans::on(Device& device, const Plan& plan) {
   const auto found = std::ranges::find_if(
       devices_, [&](const auto& of_plan) { return &of_plan->device() == &device; });
   if (found != devices_.end()) return **found;

@@ -6,13 +6,8 @@
 #include <mutex>
 #include <vector>
 
-#include <exactile/scheduler/concepts.hpp>
-
-#include "device.hpp"
-
-namespace exactile {
-struct Plan;
-}
+#include "base/plan.hpp"
+#include "cuda/device.hpp"
 
 namespace exactile::cuda {
 
@@ -84,7 +79,7 @@ class DevicePlan {
 
 /// Belongs to a Plan. Freed with it, without waiting: memory is used again when the last launches
 /// are over. Graphs that captured a plan need it alive.
-class PlanMemory {
+class DevicePlans final : public PlanMemory {
  public:
   /// Held from the choice of a counter to the launch.
   std::mutex& mutex() { return mutex_; }

@@ -1,5 +1,5 @@
 // src/jit/cache.cpp - the key of a kernel, and where its binary is looked for and kept.
-#include "cache.hpp"
+#include "jit/cache.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -12,8 +12,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include "cache_folder.hpp"
-#include "sha256.hpp"
+#include "jit/cache_folder.hpp"
+#include "jit/sha256.hpp"
 
 namespace exactile::jit {
 namespace {

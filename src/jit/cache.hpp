@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "nvrtc.hpp"
+#include "jit/nvrtc.hpp"
 
 namespace exactile::jit {
 

@@ -1,5 +1,5 @@
 // src/jit/cache_folder.cpp - opens, checks, reads and writes through descriptors (POSIX.1-2008).
-#include "cache_folder.hpp"
+#include "jit/cache_folder.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -1,5 +1,5 @@
 // src/jit/nvrtc.cpp - finds libnvrtc, declares what is used of it, compiles one kernel to a cubin.
-#include "nvrtc.hpp"
+#include "jit/nvrtc.hpp"
 
 #include <dlfcn.h>
 

@@ -1,5 +1,5 @@
 // src/jit/sha256.cpp - FIPS 180-4, section 6.2.
-#include "sha256.hpp"
+#include "jit/sha256.hpp"
 
 #include <array>
 #include <bit>

@@ -1,5 +1,5 @@
 // src/sycl/kernels.cpp - a row of support.def without portable Traits does not compile.
-#include "kernels.hpp"
+#include "sycl/kernels.hpp"
 
 #include <exactile/support.def>
 #include <exactile/sycl/portable/traits.hpp>
@@ -8,7 +8,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "../policy.hpp"
+#include "base/policies.hpp"
 
 namespace exactile::sycl {
 namespace {
@@ -131,17 +131,13 @@ Shape shape_of(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_di
   return *shape;
 }
 
-Shape planning_shape(const PlanRequest& request) {
-  return shape_of(request.sycl_kernel, request.dtype, request.head_dim, request.head_dim_v);
-}
-
 jit::Program make_program(const KernelSpec& spec) {
   const Room& room = kRooms[static_cast<int>(spec.kernel)];
   std::string source = std::string(room.macros) +
                        "#include <exactile/scheduler.hpp>\n"
                        "#include <exactile/sycl/" +
                        room.name + "/kernel.hpp>\n";
-  const Policy policy = policy_of(spec.scheduler, spec.user);
+  const PolicySource policy = policy_of(spec.scheduler, spec.user);
   source += policy.source;
   return {.source = std::move(source),
           .name_expression = std::string("exactile::sycl::") + room.name + "::prefill_kernel<" +

@@ -5,8 +5,8 @@
 #include <exactile/platform.hpp>
 #include <vector>
 
-#include "../jit/nvrtc.hpp"
-#include "../plan.hpp"
+#include "base/plan.hpp"
+#include "jit/nvrtc.hpp"
 
 namespace exactile::sycl {
 
@@ -39,9 +39,6 @@ bool has_row(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_
 
 /// Throws std::invalid_argument where there is no such row.
 Shape shape_of(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v);
-
-/// Tile shape that a plan gets.
-Shape planning_shape(const PlanRequest& request);
 
 jit::Program make_program(const KernelSpec& spec);
 

@@ -1,10 +1,10 @@
 // src/sycl/launch.cpp - a checked plan and its arrays -> Params, as bytes for the runtime's module.
-#include "launch.hpp"
+#include "sycl/launch.hpp"
 
 #include <exactile/sycl/params.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 
-#include "../launch_params.hpp"
+#include "base/launch_params.hpp"
 
 namespace exactile::sycl {
 namespace {
@@ -57,15 +57,15 @@ std::string params(const Plan& plan, const PrefillArgs& args) {
 }
 
 std::string schedule(const Plan& plan, uint64_t lists, uint64_t counter) {
-  const auto at = [&](std::size_t offset) { return reinterpret_cast<const void*>(lists + offset); };
-  if (plan.scheduler == SchedulerKind::kIndividual) {
-    return as_bytes(padded_grid(plan, static_cast<const int32_t*>(at(0)),
-                                static_cast<const int32_t*>(at(cu_bytes(plan)))));
-  }
-  const CompactList list =
-      compact_list(plan, static_cast<const TileRecord*>(at(2 * cu_bytes(plan))));
-  if (plan.scheduler == SchedulerKind::kValidOnlyIndividual) return as_bytes(list);
-  return as_bytes(counted_list(plan, list, reinterpret_cast<int32_t*>(counter)));
+  const auto at = [&](std::size_t offset) { return lists + offset; };
+  const ScheduleMemory memory{
+      .cu_seqlens_q = reinterpret_cast<const int32_t*>(at(0)),
+      .cu_seqlens_k = reinterpret_cast<const int32_t*>(at(cu_bytes(plan))),
+      .records = reinterpret_cast<const TileRecord*>(at(2 * cu_bytes(plan))),
+      .counter = reinterpret_cast<int32_t*>(counter)};
+  return with_policy(plan.scheduler, [&]<class Policy>() {
+    return as_bytes(schedule_params<typename Policy::Params>(plan, memory));
+  });
 }
 
 }  // namespace exactile::sycl

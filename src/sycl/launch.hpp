@@ -3,7 +3,8 @@
 
 #include <string>
 
-#include "../prefill.hpp"
+#include "base/plan.hpp"
+#include "base/run_args.hpp"
 
 namespace exactile::sycl {
 

@@ -208,7 +208,7 @@ void resumable_walks() {
     std::vector<int> seen(kNumRecords * kNumHeads);
     int walks = 0;
     for (; counter < list.num_tiles(); ++walks) {
-      for (cpu::Resumable walk(params, 0); walk.is_valid(); walk.advance()) {
+      for (cpu::Resumable<ValidOnlyPersistent> walk(params, 0); walk.is_valid(); walk.advance()) {
         ++seen[walk.tile().rows.q_begin * kNumHeads + walk.tile().head];
       }
     }

@@ -10,7 +10,7 @@ namespace exactile {
 struct CountedList {
   CompactList list;
   int32_t* counter;  ///< shared by all work-groups; 0 at launch, and again when the last one ends
-  int32_t work_groups;  ///< launched, on every backend: a policy may stride by it
+  int32_t work_groups;  ///< launched, as num_work_groups() says: a policy may stride by it
 
   /// No field has a default: the policy knows by `work_groups` which work-group ends last, and a
   /// counter that nobody sets back would hide every tile from the next launch.
@@ -27,8 +27,8 @@ class ValidOnlyPersistent {
       : params_(params), index_(next()) {}
 
   EXACTILE_HOST_DEVICE static constexpr int32_t num_work_groups(const Params& params,
-                                                                int32_t /*workers*/) {
-    return params.work_groups;
+                                                                int32_t workers) {
+    return min(params.list.max_tiles(), workers);
   }
   EXACTILE_HOST_DEVICE constexpr bool is_valid() const { return index_ < params_.list.num_tiles(); }
   EXACTILE_HOST_DEVICE constexpr WorkTile tile() const { return params_.list.tile(index_); }

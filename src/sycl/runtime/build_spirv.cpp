@@ -15,8 +15,8 @@
 #include <iterator>
 #include <stdexcept>
 
-#include "../../jit/cache.hpp"
-#include "../kernels.hpp"
+#include "jit/cache.hpp"
+#include "sycl/kernels.hpp"
 #include "runtime.hpp"
 
 namespace exactile::sycl {

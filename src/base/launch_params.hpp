@@ -1,0 +1,74 @@
+// src/base/launch_params.hpp - what every backend's launch tells its kernels of a plan and its
+// arrays.
+#pragma once
+
+#include <cmath>
+#include <exactile/tensor.hpp>
+
+#include "base/plan.hpp"
+#include "base/policies.hpp"
+#include "base/run_args.hpp"
+
+namespace exactile {
+
+/// A dimension of one element is stepped over by nobody: its stride says nothing.
+inline int64_t used_stride(const ArrayRef& a, int dimension) {
+  return a.shape[dimension] > 1 ? a.strides[dimension] : a.shape[2];
+}
+
+template <class Pointer>
+Tensor<Pointer> tensor_of(const ArrayRef& a) {
+  return {.data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
+}
+
+/// The fields that the PrefillParams of all rooms have; the others are 0.
+template <class PrefillParams>
+PrefillParams common_params(const Plan& plan, const PrefillArgs& args) {
+  PrefillParams params{};
+  params.q = tensor_of<const void*>(args.q);
+  params.k = tensor_of<const void*>(args.k);
+  params.v = tensor_of<const void*>(args.v);
+  params.out = tensor_of<void*>(args.out);
+  params.lse = args.lse;
+  params.lse_head_stride = plan.total_q();
+  params.group = plan.group();
+  params.tile_heads = plan.pack_gqa ? plan.group() : 1;
+  params.tile_tokens = plan.tile_tokens;
+  params.scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E);
+  params.mask = plan.mask;
+  return params;
+}
+
+/// What policies read, where the kernels read it.
+struct ScheduleMemory {
+  const int32_t* cu_seqlens_q;
+  const int32_t* cu_seqlens_k;
+  const TileRecord* records;         ///< null for PaddedGrid
+  const int32_t* planned = nullptr;  ///< CompactList::planned
+  int32_t* counter = nullptr;
+};
+
+/// A policy's Params: these three, and a new kind is one more branch.
+template <class Params>
+Params schedule_params(const Plan& plan, const ScheduleMemory& memory) {
+  if constexpr (SameAs<Params, PaddedGrid>) {
+    return {.cu_seqlens_q = memory.cu_seqlens_q,
+            .cu_seqlens_k = memory.cu_seqlens_k,
+            .batch = plan.batch(),
+            .num_heads = plan.tile_heads,
+            .max_m_blocks = plan.max_m_blocks,
+            .tile_tokens = plan.tile_tokens};
+  } else if constexpr (SameAs<Params, CompactList>) {
+    return {.records = memory.records,
+            .num_records = static_cast<int32_t>(plan.num_records),
+            .num_heads = plan.tile_heads,
+            .head_major = plan.order == ListOrder::kHeadMajor,
+            .planned = memory.planned};
+  } else {
+    static_assert(SameAs<Params, CountedList>);
+    return {schedule_params<CompactList>(plan, memory), memory.counter,
+            static_cast<int32_t>(plan.launched)};
+  }
+}
+
+}  // namespace exactile

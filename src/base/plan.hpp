@@ -1,0 +1,91 @@
+// src/base/plan.hpp - a request and the Plan made from it: which tiles exist, in which order, at
+// what cost. Data alone; api/planner.cpp makes plans.
+#pragma once
+
+#include <exactile/scheduler/tile_list.hpp>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/types.hpp"
+
+namespace exactile {
+
+/// What a plan keeps in the memory of devices; its backend knows more.
+class PlanMemory {
+ public:
+  virtual ~PlanMemory() = default;
+};
+
+/// cu_seqlens in CUDA memory, that no host has seen. The host's copies in PlanRequest and Plan are
+/// stand-ins then: as many sequences and tokens, shared out evenly.
+struct DeviceLengths {
+  const int32_t* cu_seqlens_q;  ///< (batch + 1,)
+  const int32_t* cu_seqlens_k;  ///< (batch + 1,)
+  int device;
+  uint64_t stream;  ///< where the planner is enqueued
+};
+
+/// What is to be computed, and what the caller has decided about how.
+struct PlanRequest {
+  std::span<const int32_t> cu_seqlens_q;  ///< (batch + 1,)
+  std::span<const int32_t> cu_seqlens_k;  ///< (batch + 1,)
+  int64_t num_heads_q;
+  int64_t num_heads_kv;
+  int64_t head_dim;
+  int64_t head_dim_v;
+  Dtype dtype;
+  Mask mask;
+  std::optional<SchedulerKind> scheduler;  ///< empty: the planner chooses
+  std::optional<bool> pack_gqa;            ///< empty: the planner chooses
+  std::optional<bool> pack_sequences;      ///< empty: the planner chooses
+  std::optional<ListOrder> order;          ///< empty: the planner chooses
+  Backend backend;
+  SyclKernel sycl_kernel = SyclKernel::kPortable;  ///< of the device that is planned for
+  std::optional<int> workers;  ///< work-groups that the device runs at a time; empty: the backend's
+  std::shared_ptr<const UserScheduler> user_scheduler = nullptr;  ///< in place of `scheduler`
+  std::optional<int32_t> work_groups = std::nullopt;  ///< to launch; empty: as `scheduler` says
+  std::optional<DeviceLengths> device_lengths = std::nullopt;
+};
+
+/// Immutable; can be run from several threads.
+struct Plan {
+  std::vector<int32_t> cu_seqlens_q, cu_seqlens_k;
+  int32_t num_heads_q, num_heads_kv, head_dim, head_dim_v;
+  Dtype dtype;
+  Mask mask;
+  SchedulerKind scheduler;
+  ListOrder order;
+  bool pack_gqa;
+  int32_t packed_len;  ///< TileListSpec::packed_len: sequences up to it share tiles; 0: none
+  Backend backend;
+  SyclKernel sycl_kernel;  ///< where the backend is sycl
+  int workers;
+
+  int32_t block_m, block_n;
+  int32_t tile_tokens;  ///< tokens in a full tile
+  int32_t tile_heads;   ///< heads that WorkTile::head counts: query heads, or kv heads when packed
+  int32_t max_m_blocks = 0;  ///< of the longest sequence
+  int32_t max_len_k = 0;
+  int64_t num_records = 0;  ///< m_blocks that exist, over all sequences
+  int64_t valid = 0;        ///< tiles with work (a row of queries): num_records * tile_heads
+  int64_t launched = 0;     ///< work-groups
+  int64_t pairs = 0;        ///< visible (query, key) pairs of one head
+  int64_t flops = 0;
+  int64_t bytes = 0;
+  double planning_us = 0;
+  std::unique_ptr<TileRecord[]> records =
+      nullptr;  ///< (num_records,) in `order`; null for Individual
+  std::shared_ptr<const UserScheduler> user_scheduler = nullptr;
+  /// With these `num_records` and `launched` are bounds, and `valid` and the work are unknown: 0.
+  std::optional<DeviceLengths> device_lengths = std::nullopt;
+  std::shared_ptr<PlanMemory> memory = nullptr;  ///< null where the backend needs none
+
+  int32_t batch() const { return static_cast<int32_t>(cu_seqlens_q.size()) - 1; }
+  int32_t group() const { return num_heads_q / num_heads_kv; }
+  int32_t total_q() const { return cu_seqlens_q.back(); }
+  int32_t total_k() const { return cu_seqlens_k.back(); }
+};
+
+}  // namespace exactile

@@ -1,0 +1,60 @@
+// src/base/run_args.hpp - what a plan is run with: arrays, and options of the run. Data alone.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string>
+
+#include "base/types.hpp"
+
+namespace exactile {
+
+/// Where an array lies, in the numbering of DLPack.
+struct Device {
+  int type;
+  int id;
+  bool operator==(const Device&) const = default;
+};
+
+inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13, kDeviceOneApi = 14;
+
+/// "CPU", "CUDA", ...: DLPack's type of a device, for messages.
+std::string device_name(int type);
+/// "CPU", "CUDA 0".
+std::string to_string(const Device& device);
+
+/// An array as the caller gave it. Strides in elements.
+struct ArrayRef {
+  void* data;
+  std::array<int64_t, 3> shape;
+  std::array<int64_t, 3> strides;
+  Dtype dtype;
+  Device device;
+
+  bool has_elements() const { return shape[0] > 0 && shape[1] > 0 && shape[2] > 0; }
+};
+
+/// Tiles of a user's own policy, walked beforehand, by work-group. The CPU launches them.
+struct WalkedTiles {
+  std::span<const int32_t> begins;  ///< (launched + 1,): where a work-group's tiles begin
+  std::span<const int32_t> tiles;   ///< (valid,): indices of the plan's TileOrder
+};
+
+struct PrefillArgs {
+  ArrayRef q;            ///< (total_q, num_heads_q, head_dim)
+  ArrayRef k;            ///< (total_k, num_heads_kv, head_dim)
+  ArrayRef v;            ///< (total_k, num_heads_kv, head_dim_v)
+  ArrayRef out;          ///< (total_q, num_heads_q, head_dim_v)
+  float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
+  double softmax_scale;
+  uint64_t stream = 0;             ///< CUDA: handle of the stream; 0: the default stream
+  void* timeline = nullptr;        ///< CUDA, for tests: PrefillParams::timeline, or null
+  int64_t timeline_bytes = 0;      ///< of the memory there
+  int32_t* work_groups = nullptr;  ///< SYCL, for tests: PrefillParams::work_groups
+  /// CPU: called on the caller's thread between tiles, twenty times a second; may throw, which ends
+  /// the run. Or null.
+  void (*check)() = nullptr;
+  WalkedTiles walk = {};  ///< CPU: where the plan has a user's own policy
+};
+
+}  // namespace exactile

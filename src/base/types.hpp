@@ -1,0 +1,74 @@
+// src/base/types.hpp - words shared by the host code: element types, schedulers, backends, and
+// their names.
+#pragma once
+
+#include <cstdint>
+#include <exactile/policies.def>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace exactile {
+
+enum class Dtype : unsigned char { kFloat32, kFloat16, kBfloat16 };
+inline constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16"};
+inline constexpr int kNumDtypes = std::size(kDtypeNames);
+constexpr int dtype_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+
+/// A shipped policy: kIndividual, ... (policies.hpp has their classes).
+#define EXACTILE_ENUMERATOR(Policy, packs) k##Policy,
+enum class SchedulerKind : unsigned char { EXACTILE_POLICIES(EXACTILE_ENUMERATOR) };
+#undef EXACTILE_ENUMERATOR
+#define EXACTILE_NAME(Policy, packs) #Policy,
+inline constexpr const char* kSchedulerNames[] = {EXACTILE_POLICIES(EXACTILE_NAME)};
+#undef EXACTILE_NAME
+inline constexpr int kNumSchedulers = std::size(kSchedulerNames);
+/// What "auto" is.
+inline constexpr SchedulerKind kDefaultScheduler = SchedulerKind::kValidOnlyPersistent;
+
+/// In the order of ListOrder.
+inline constexpr const char* kOrderNames[] = {"natural", "longest_first", "sequence_major",
+                                              "head_major"};
+
+enum class Backend : unsigned char { kCpu, kCuda, kSycl };
+inline constexpr const char* kBackendNames[] = {"cpu", "cuda", "sycl"};
+
+/// Kernels of the sycl backend, which a device's abilities choose between.
+enum class SyclKernel : unsigned char { kPortable, kXmxXeHpc, kXmxXe2, kXmxEmulated };
+inline constexpr const char* kSyclKernelNames[] = {"portable", "xmx_xe_hpc", "xmx_xe2",
+                                                   "xmx_emulated"};
+inline constexpr int kNumSyclKernels = std::size(kSyclKernelNames);
+
+/// A user's own TileScheduler, compiled with the kernel. Its Params are those of the shipped policy
+/// `like`.
+struct UserScheduler {
+  std::string name;
+  std::string source;
+  SchedulerKind like;
+};
+
+/// Position of `name` in `names`, or a ValueError that lists them.
+template <std::size_t kSize>
+int index_of(std::string_view name, const char* const (&names)[kSize], const char* what) {
+  std::string list;
+  for (std::size_t i = 0; i < kSize; ++i) {
+    if (name == names[i]) return static_cast<int>(i);
+    list += (i ? ", " : "") + std::string(names[i]);
+  }
+  throw std::invalid_argument(std::string(what) + ": expected one of " + list + ", got '" +
+                              std::string(name) + "'");
+}
+
+/// The `Enum` whose name is `name`.
+template <class Enum, std::size_t kSize>
+Enum from_name(std::string_view name, const char* const (&names)[kSize], const char* what) {
+  return static_cast<Enum>(index_of(name, names, what));
+}
+
+template <class Enum, std::size_t kSize>
+const char* name_of(Enum value, const char* const (&names)[kSize]) {
+  return names[static_cast<int>(value)];
+}
+
+}  // namespace exactile

@@ -1,0 +1,66 @@
+// src/python/arrays.hpp - arrays of Python as the host code sees them: read once, refused with our
+// words.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include "base/run_args.hpp"
+
+namespace exactile {
+
+/// Which argument is read, and what for.
+struct ArrayRequest {
+  const char* name;       ///< "q", for messages
+  Dtype planned;          ///< bfloat16: uint16 is taken as its storage
+  int rank = 3;           ///< at most 3
+  bool writable = false;  ///< refuse an array that is not
+};
+
+/// An array as it was when it was read. Whoever uses `ref` keeps the Python object and `keep`.
+struct Array {
+  ArrayRef ref;
+  nanobind::object keep;
+};
+
+/// Reads a torch tensor through DLPack's C functions or its attributes, a numpy array through
+/// __array_struct__, one of dpnp through __sycl_usm_array_interface__, any other through DLPack.
+/// Throws std::invalid_argument or nanobind::type_error for what no kernel can use; exceptions
+/// raised by the array itself pass through.
+Array read_array(nanobind::handle x, const ArrayRequest& request);
+
+// --- for the readers of one library each -------------------------------------------------------
+
+/// What a library says of an array.
+struct ArrayFields {
+  void* data;
+  int rank;
+  const int64_t* shape;
+  const int64_t* strides;  ///< in elements; null: C-contiguous
+  Dtype dtype;
+  Device device;
+};
+
+/// Refuses another rank than the request's, and no memory under a shape that needs some.
+ArrayRef checked_ref(const ArrayFields& fields, nanobind::handle x, const ArrayRequest& request);
+
+/// float32, float16, bfloat16, or uint16 as storage of bfloat16; refuses others.
+Dtype dtype_of(nanobind::dlpack::dtype dtype, nanobind::handle x, const ArrayRequest& request);
+
+/// "varlen_prefill: expected q <expected>, got <got>", a ValueError or a TypeError.
+[[noreturn]] void refuse(const ArrayRequest& request, const std::string& expected,
+                         const std::string& got);
+[[noreturn]] void refuse_type(const ArrayRequest& request, const std::string& expected,
+                              const std::string& got);
+[[noreturn]] void refuse_dtype(nanobind::handle x, const ArrayRequest& request);
+
+/// A module that the process has imported, or null.
+nanobind::handle imported(nanobind::handle name);
+
+/// str(x).
+std::string text_of(const nanobind::object& x);
+
+/// Name of the class of x, for messages.
+std::string class_name(nanobind::handle x);
+
+}  // namespace exactile

@@ -1,0 +1,294 @@
+// src/python/bindings.cpp - the module: arrays and names in, Plan out. Python is known in this
+// folder alone.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+
+#include "api/planner.hpp"
+#include "api/prefill.hpp"
+#include "base/result_memory.hpp"
+#include "base/support.hpp"
+#include "cpu/launch.hpp"
+#include "cpu/thread_pool.hpp"
+#include "cuda/kernels.hpp"
+#include "cuda/launch.hpp"
+#include "python/arrays.hpp"
+#include "python/cuda_bindings.hpp"
+#include "python/jit_bindings.hpp"
+#include "python/python_threads.hpp"
+#include "python/sycl_bindings.hpp"
+#include "python/torch_arrays.hpp"
+
+namespace nb = nanobind;
+
+namespace exactile {
+namespace {
+
+using Lengths = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+/// Name, source, and the shipped policy whose Params it takes.
+using UserSchedulerFields = std::tuple<std::string, std::string, std::string>;
+/// Addresses of cu_seqlens_q and cu_seqlens_k, device, stream.
+using DeviceLengthFields = std::tuple<uint64_t, uint64_t, int, uint64_t>;
+/// WalkedTiles.
+using WalkFields = std::tuple<Lengths, Lengths>;
+
+std::span<const int32_t> span_of(const Lengths& lengths) {
+  return {lengths.data(), lengths.shape(0)};
+}
+
+Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_heads_q,
+          int64_t num_heads_kv, int64_t head_dim, int64_t head_dim_v, const std::string& dtype,
+          std::pair<int32_t, int32_t> window, const std::optional<std::string>& scheduler,
+          const std::optional<std::string>& order, std::optional<bool> pack_gqa,
+          std::optional<bool> pack_sequences, const std::string& backend,
+          std::optional<int> workers, const std::optional<UserSchedulerFields>& user_scheduler,
+          const std::optional<DeviceLengthFields>& device_lengths, const std::string& sycl_kernel,
+          std::optional<int32_t> work_groups) {
+  PlanRequest request{
+      .cu_seqlens_q = span_of(cu_seqlens_q),
+      .cu_seqlens_k = span_of(cu_seqlens_k),
+      .num_heads_q = num_heads_q,
+      .num_heads_kv = num_heads_kv,
+      .head_dim = head_dim,
+      .head_dim_v = head_dim_v,
+      .dtype = from_name<Dtype>(dtype, kDtypeNames, "plan: dtype"),
+      .mask = {.left = window.first, .right = window.second},
+      .scheduler = {},
+      .pack_gqa = pack_gqa,
+      .pack_sequences = pack_sequences,
+      .order = {},
+      .backend = from_name<Backend>(backend, kBackendNames, "plan: backend"),
+      .sycl_kernel = from_name<SyclKernel>(sycl_kernel, kSyclKernelNames, "EXACTILE_SYCL_KERNEL"),
+      .workers = workers,
+  };
+  if (scheduler) {
+    request.scheduler = from_name<SchedulerKind>(*scheduler, kSchedulerNames, "plan: scheduler");
+  }
+  if (user_scheduler) {
+    const auto& [name, source, like] = *user_scheduler;
+    request.scheduler = from_name<SchedulerKind>(like, kSchedulerNames, "Scheduler: like");
+    request.user_scheduler = std::make_shared<UserScheduler>(
+        UserScheduler{.name = name, .source = source, .like = *request.scheduler});
+  }
+  if (device_lengths) {
+    const auto& [cu_q, cu_k, device, stream] = *device_lengths;
+    request.device_lengths = {.cu_seqlens_q = reinterpret_cast<const int32_t*>(cu_q),
+                              .cu_seqlens_k = reinterpret_cast<const int32_t*>(cu_k),
+                              .device = device,
+                              .stream = stream};
+  }
+  request.work_groups = work_groups;
+  if (order) request.order = from_name<ListOrder>(*order, kOrderNames, "plan: order");
+  Plan made = [&] {
+    const GilRelease release;
+    return make_plan(request);
+  }();
+  jit::warn_of_cache();
+  return made;
+}
+
+double scale_of(nb::handle softmax_scale, const Plan& plan) {
+  if (softmax_scale.is_none()) return std::pow(plan.head_dim, -0.5);
+  const double scale = PyFloat_AsDouble(softmax_scale.ptr());
+  if (scale != -1 || !PyErr_Occurred()) return scale;
+  const nb::python_error error;
+  if (!error.matches(PyExc_TypeError)) throw error;
+  throw nb::type_error(
+      ("varlen_prefill: expected softmax_scale to be a number, got " + class_name(softmax_scale))
+          .c_str());
+}
+
+/// Reads and checks, then computes. `lse`: float32, contiguous, made for this call; or None.
+/// `out_is_callers`: not made for this call. `timeline`: an address in a GPU's memory, or 0.
+void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out, nb::handle lse,
+         nb::handle softmax_scale, uint64_t stream, bool out_is_callers, uint64_t timeline,
+         int64_t timeline_bytes, const std::optional<WalkFields>& walk) {
+  const Torch* const torch = Torch::loaded();
+  if (torch && torch->owns(q)) torch->refuse_tracing("varlen_prefill");
+  const Array arrays[] = {
+      read_array(q, {.name = "q", .planned = plan.dtype}),
+      read_array(k, {.name = "k", .planned = plan.dtype}),
+      read_array(v, {.name = "v", .planned = plan.dtype}),
+      read_array(out, {.name = "out", .planned = plan.dtype, .writable = true}),
+  };
+  Array lse_array{.ref = {}, .keep = {}};
+  if (!lse.is_none()) {
+    lse_array =
+        read_array(lse, {.name = "lse", .planned = Dtype::kFloat32, .rank = 2, .writable = true});
+  }
+  const PrefillArgs args{
+      .q = arrays[0].ref,
+      .k = arrays[1].ref,
+      .v = arrays[2].ref,
+      .out = arrays[3].ref,
+      .lse = static_cast<float*>(lse_array.ref.data),
+      .softmax_scale = scale_of(softmax_scale, plan),
+      .stream = stream,
+      .timeline = reinterpret_cast<void*>(timeline),
+      .timeline_bytes = timeline_bytes,
+      .check = check_signals,
+      .walk = walk ? WalkedTiles{.begins = span_of(std::get<0>(*walk)),
+                                 .tiles = span_of(std::get<1>(*walk))}
+                   : WalkedTiles{},
+  };
+  check_args(plan, args);
+  if (torch) torch->refuse_tangents({q, k, v, out});
+  if (torch && out_is_callers && torch->owns(out)) torch->will_write(out);
+  {
+    const GilRelease release;
+    run_plan(plan, args);
+  }
+  jit::warn_of_cache();
+}
+
+/// (shape, dtype, DLPack's device type) of q, k or v. `storage`: of uint16, or "".
+nb::tuple array_info(nb::handle x, const std::string& name, const std::string& storage) {
+  const Torch* const torch = Torch::loaded();
+  if (torch && torch->owns(x)) torch->refuse_tracing("varlen_prefill");
+  const Dtype planned =
+      storage.empty() ? Dtype::kFloat32 : from_name<Dtype>(storage, kDtypeNames, "dtype");
+  const ArrayRef ref = read_array(x, {.name = name.c_str(), .planned = planned}).ref;
+  return nb::make_tuple(nb::make_tuple(ref.shape[0], ref.shape[1], ref.shape[2]),
+                        name_of(ref.dtype, kDtypeNames), ref.device.type);
+}
+
+void refuse_tracing(const char* function) {
+  if (const Torch* const torch = Torch::loaded()) torch->refuse_tracing(function);
+}
+
+/// (n,) or (n, 4) int32 view of memory that the plan owns.
+template <class... Shape>
+auto view(nb::handle owner, const void* data, Shape... shape) {
+  return nb::ndarray<nb::numpy, const int32_t>(static_cast<const int32_t*>(data),
+                                               {static_cast<std::size_t>(shape)...}, owner);
+}
+
+/// Uninitialised memory for a result, as bytes.
+nb::ndarray<nb::numpy, uint8_t> result_memory(int64_t bytes) {
+  ResultBlock* const block = take_result_block(bytes);
+  const nb::capsule owner(
+      block, [](void* p) noexcept { give_back_result_block(static_cast<ResultBlock*>(p)); });
+  return {block->data, {static_cast<std::size_t>(bytes)}, owner};
+}
+
+nb::list support() {
+  nb::list rows;
+  for (const SupportRow& row : support_rows()) {
+    rows.append(nb::make_tuple(name_of(row.backend, kBackendNames), name_of(row.dtype, kDtypeNames),
+                               row.head_dim, row.head_dim_v));
+  }
+  return rows;
+}
+
+template <std::size_t kSize>
+nb::tuple names(const char* const (&values)[kSize]) {
+  nb::list list;
+  for (const char* value : values) list.append(value);
+  return nb::tuple(list);
+}
+
+}  // namespace
+}  // namespace exactile
+
+NB_MODULE(_core, m) {
+  using namespace exactile;
+  using namespace nb::literals;
+  nb::class_<Plan>(m, "Plan")
+      .def_prop_ro("scheduler",
+                   [](const Plan& p) {
+                     return p.user_scheduler ? p.user_scheduler->name
+                                             : name_of(p.scheduler, kSchedulerNames);
+                   })
+      .def_prop_ro("policy", [](const Plan& p) { return name_of(p.scheduler, kSchedulerNames); })
+      .def_prop_ro("user_scheduler",
+                   [](const Plan& p) -> std::optional<UserSchedulerFields> {
+                     if (!p.user_scheduler) return std::nullopt;
+                     const UserScheduler& own = *p.user_scheduler;
+                     return UserSchedulerFields{own.name, own.source,
+                                                name_of(own.like, kSchedulerNames)};
+                   })
+      .def_prop_ro("order", [](const Plan& p) { return name_of(p.order, kOrderNames); })
+      .def_prop_ro("backend", [](const Plan& p) { return name_of(p.backend, kBackendNames); })
+      .def_prop_ro("dtype", [](const Plan& p) { return name_of(p.dtype, kDtypeNames); })
+      .def_ro("num_heads_q", &Plan::num_heads_q)
+      .def_ro("num_heads_kv", &Plan::num_heads_kv)
+      .def_ro("head_dim", &Plan::head_dim)
+      .def_ro("head_dim_v", &Plan::head_dim_v)
+      .def_prop_ro("window",
+                   [](const Plan& p) { return nb::make_tuple(p.mask.left, p.mask.right); })
+      .def_ro("pack_gqa", &Plan::pack_gqa)
+      .def_prop_ro("pack_sequences", [](const Plan& p) { return p.packed_len > 0; })
+      .def_prop_ro("sycl_kernel",
+                   [](const Plan& p) { return name_of(p.sycl_kernel, kSyclKernelNames); })
+      .def_ro("workers", &Plan::workers)
+      .def_ro("block_m", &Plan::block_m)
+      .def_ro("block_n", &Plan::block_n)
+      .def_ro("tile_tokens", &Plan::tile_tokens)
+      .def_ro("tile_heads", &Plan::tile_heads)
+      .def_ro("max_m_blocks", &Plan::max_m_blocks)
+      .def_ro("num_records", &Plan::num_records)
+      .def_ro("valid", &Plan::valid)
+      .def_ro("launched", &Plan::launched)
+      .def_ro("pairs", &Plan::pairs)
+      .def_ro("flops", &Plan::flops)
+      .def_ro("bytes", &Plan::bytes)
+      .def_ro("planning_us", &Plan::planning_us)
+      .def_prop_ro("batch", &Plan::batch)
+      .def_prop_ro("total_q", &Plan::total_q)
+      .def_prop_ro("total_k", &Plan::total_k)
+      .def_prop_ro("cu_seqlens_q",
+                   [](nb::handle_t<Plan> self) {
+                     const auto& cu = nb::cast<const Plan&>(self).cu_seqlens_q;
+                     return view(self, cu.data(), cu.size());
+                   })
+      .def_prop_ro("cu_seqlens_k",
+                   [](nb::handle_t<Plan> self) {
+                     const auto& cu = nb::cast<const Plan&>(self).cu_seqlens_k;
+                     return view(self, cu.data(), cu.size());
+                   })
+      .def_prop_ro("records",
+                   [](nb::handle_t<Plan> self) {
+                     const auto& plan = nb::cast<const Plan&>(self);
+                     return view(self, plan.records.get(), plan.records ? plan.num_records : 0, 4);
+                   })
+      .def("run", &run, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a.none() = nb::none(),
+           "softmax_scale"_a.none() = nb::none(), "stream"_a = 0, "out_is_callers"_a = true,
+           "timeline"_a = 0, "timeline_bytes"_a = 0, "walk"_a.none() = nb::none())
+      .def(
+          "scale",
+          [](const Plan& plan, nb::handle softmax_scale) { return scale_of(softmax_scale, plan); },
+          "softmax_scale"_a.none())
+      .def_prop_ro("timeline_bytes", &cuda::timeline_bytes);
+  m.def("plan", &plan, "cu_seqlens_q"_a.noconvert(), "cu_seqlens_k"_a.noconvert(), nb::kw_only(),
+        "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,
+        "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "pack_sequences"_a.none(),
+        "backend"_a, "workers"_a.none(), "user_scheduler"_a.none() = nb::none(),
+        "device_lengths"_a.none() = nb::none(), "sycl_kernel"_a = kSyclKernelNames[0],
+        "work_groups"_a.none() = nb::none());
+  m.def("array_info", &array_info, "x"_a, "name"_a, "storage"_a = "");
+  m.def("refuse_tracing", &refuse_tracing, "function"_a);
+  m.def("suspend_compiler", &suspend_compiler);
+  m.def("resume_compiler", &resume_compiler, "hook"_a);
+  m.def("device_name", &device_name, "dlpack_type"_a);
+  m.def("isa", &cpu::isa);
+  m.def("available_isas", &cpu::available_isas);
+  m.attr("MAX_THREADS") = cpu::kMaxThreads;
+  m.def("hardware_threads", &cpu::hardware_threads);
+  m.def("result_memory", &result_memory);
+  m.def("kept_result_bytes", &kept_result_bytes);
+  m.def("empty_result_cache", &empty_result_cache);
+  m.def("support", &support);
+  jit::bind(m);
+  cuda::bind(m);
+  sycl::bind(m);
+  m.attr("DTYPES") = names(kDtypeNames);
+  m.attr("SCHEDULERS") = names(kSchedulerNames);
+  m.attr("ORDERS") = names(kOrderNames);
+  m.attr("BACKENDS") = names(kBackendNames);
+}

@@ -1,0 +1,129 @@
+// src/python/cuda_bindings.cpp - devices and kernels.
+#include "python/cuda_bindings.hpp"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+
+#include "cuda/device.hpp"
+#include "jit/cache.hpp"
+#include "python/jit_bindings.hpp"
+
+namespace nb = nanobind;
+
+namespace exactile::cuda {
+namespace {
+
+nb::dict device_info(int ordinal) {
+  const Device& device = Device::get(ordinal);
+  nb::dict info;
+  info["name"] = device.name();
+  info["compute_capability"] = nb::make_tuple(device.major(), device.minor());
+  info["multiprocessors"] = device.multiprocessors();
+  info["memory_bytes"] = device.memory_bytes();
+  return info;
+}
+
+/// `driver_version` (13000: 13.0), `devices`. Raises RuntimeError where there is no driver.
+nb::dict driver_info() {
+  nb::list devices;
+  for (int i = 0; i < Device::count(); ++i) devices.append(device_info(i));
+  nb::dict info;
+  info["driver_version"] = Driver::get().version;
+  info["devices"] = devices;
+  return info;
+}
+
+/// (source, name_expression) of a kernel; for tests.
+nb::tuple kernel_program(const std::string& room, const std::string& dtype, int head_dim,
+                         int head_dim_v, bool border, const std::string& scheduler,
+                         const std::string& probe) {
+  const jit::Program program =
+      make_program({.room = from_name<Room>(room, kRoomNames, "room"),
+                    .dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
+                    .head_dim = head_dim,
+                    .head_dim_v = head_dim_v,
+                    .mask = border ? MaskKind::kBorder : MaskKind::kFull,
+                    .scheduler = from_name<SchedulerKind>(scheduler, kSchedulerNames, "scheduler"),
+                    .probe = from_name<Probe>(probe, kProbeNames, "probe")},
+                   "");
+  return nb::make_tuple(program.source, program.name_expression);
+}
+
+/// (origin, cache key, lowered name, image) of a program, found or compiled.
+nb::tuple find_cubin(const std::string& source, const std::string& name_expression,
+                     const std::string& architecture) {
+  const jit::Program program{
+      .source = source, .name_expression = name_expression, .architecture = architecture};
+  jit::Found found;
+  {
+    nb::gil_scoped_release release;
+    found = jit::find(program);
+  }
+  jit::warn_of_cache();
+  const std::string& image = found.binary->image;
+  return nb::make_tuple(name_of(found.origin, jit::kOriginNames), jit::cache_key(program),
+                        found.binary->lowered_name, nb::bytes(image.data(), image.size()));
+}
+
+/// Memory for a result, for libraries that take it by DLPack. Freed with the last view of it.
+nb::ndarray<nb::array_api> empty(const std::vector<std::size_t>& shape, const std::string& dtype,
+                                 int ordinal) {
+  const auto type = from_name<Dtype>(dtype, kDtypeNames, "dtype");
+  Device& device = Device::get(ordinal);
+  const ContextScope scope(device);
+  std::size_t bytes = dtype_bytes(type);
+  for (const std::size_t size : shape) bytes *= size;
+  struct Memory {
+    Device& device;
+    DevicePtr address = 0;
+  };
+  auto memory = std::make_unique<Memory>(Memory{.device = device});
+  EXACTILE_DRIVER_CALL(Driver::get(), cuMemAlloc, &memory->address,
+                       std::max<std::size_t>(bytes, 1));
+  void* const address = reinterpret_cast<void*>(memory->address);
+  const nb::capsule owner(memory.release(), [](void* p) noexcept {
+    const std::unique_ptr<Memory> memory(static_cast<Memory*>(p));
+    try {
+      const ContextScope scope(memory->device);
+      Driver::get().cuMemFree(memory->address);  // waits for what uses it
+    } catch (const std::exception&) {            // at exit the driver may be gone
+    }
+  });
+  const nb::dlpack::dtype_code code =
+      type == Dtype::kBfloat16 ? nb::dlpack::dtype_code::Bfloat : nb::dlpack::dtype_code::Float;
+  return nb::ndarray<nb::array_api>(address, shape.size(), shape.data(), owner, nullptr,
+                                    {.code = static_cast<uint8_t>(code),
+                                     .bits = static_cast<uint8_t>(8 * dtype_bytes(type)),
+                                     .lanes = 1},
+                                    nb::device::cuda::value, ordinal);
+}
+
+/// (address, device) of lengths on a GPU.
+nb::tuple lengths(
+    const nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cuda>& x) {
+  return nb::make_tuple(reinterpret_cast<uint64_t>(x.data()), x.device_id());
+}
+
+void synchronize(int ordinal, uint64_t stream) {
+  const ContextScope scope(Device::get(ordinal));
+  nb::gil_scoped_release release;
+  EXACTILE_DRIVER_CALL(Driver::get(), cuStreamSynchronize, reinterpret_cast<Stream>(stream));
+}
+
+}  // namespace
+
+void bind(nb::module_& m) {
+  using namespace nb::literals;
+  m.def("cuda_driver_info", &driver_info);
+  m.def("cuda_empty", &empty, "shape"_a, "dtype"_a, "device"_a);
+  m.def("cuda_lengths", &lengths, "lengths"_a.noconvert());
+  m.def("cuda_synchronize", &synchronize, "device"_a, "stream"_a);
+  m.def("kernel_program", &kernel_program, "room"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
+        "border"_a, "scheduler"_a, "probe"_a = "NoProbe");
+  m.def("find_cubin", &find_cubin, "source"_a, "name_expression"_a, "architecture"_a);
+}
+
+}  // namespace exactile::cuda

@@ -1,0 +1,14 @@
+// src/python/jit_bindings.hpp - what Python asks of the cache of compiled kernels.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace exactile::jit {
+
+void bind(nanobind::module_& m);
+
+/// Gives a RuntimeWarning, once in a process, where the cache directory could not be used. After
+/// every call that may have looked there; with the GIL, and without locks.
+void warn_of_cache();
+
+}  // namespace exactile::jit

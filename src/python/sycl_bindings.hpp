@@ -1,0 +1,11 @@
+// src/python/sycl_bindings.hpp - the sycl backend for Python: plans and arrays to bytes, kernels to
+// and from the cache. The runtime itself is in a module of its own, loaded when it is needed.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace exactile::sycl {
+
+void bind(nanobind::module_& m);
+
+}  // namespace exactile::sycl

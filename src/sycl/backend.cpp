@@ -1,0 +1,50 @@
+// src/sycl/backend.cpp - what the planner and the runs ask of SYCL.
+#include "sycl/backend.hpp"
+
+#include <stdexcept>
+
+#include "sycl/kernels.hpp"
+#include "sycl/launch.hpp"
+
+namespace exactile::sycl {
+namespace {
+
+class SyclBackend final : public BackendInterface {
+  /// Every visit of the XMX kernel reads K and V from the second-level cache, which on paper bounds
+  /// it before its arithmetic does: where rows cost the same, fewer visits win. Not measured.
+  Target target(const PlanRequest& request) const override {
+    const Shape shape =
+        shape_of(request.sycl_kernel, request.dtype, request.head_dim, request.head_dim_v);
+    return {
+        .tile = {.block_m = shape.block_m, .block_n = shape.block_n, .row_step = shape.row_step},
+        .key_step = 1,
+        .block_overhead_rows = request.sycl_kernel == SyclKernel::kPortable ? 0 : 16,
+        .workers = kWorkersWithoutDevice};
+  }
+
+  /// As on Hopper; not measured on a GPU of Intel's.
+  ListOrder best_order(const Plan& plan, double mean_m_blocks) const override {
+    return order_for_shared_cache(plan, mean_m_blocks, 16 << 20);
+  }
+
+  std::string refuse_memory(const Device& device) const override {
+    if (device.type == kDeviceOneApi) return {};
+    return expected_memory("SYCL memory (USM) for the sycl backend", device) +
+           "; dpnp.asarray(x) copies a host array there";
+  }
+
+  std::string refuse(const Plan& plan, const PrefillArgs& args) const override {
+    return refusal(plan, args);
+  }
+
+  void launch(const Plan& /*plan*/, const PrefillArgs& /*args*/) const override {
+    throw std::logic_error("exactile: sycl: the module of the SYCL runtime launches");
+  }
+};
+constexpr SyclBackend kBackend;
+
+}  // namespace
+
+const BackendInterface& backend() { return kBackend; }
+
+}  // namespace exactile::sycl

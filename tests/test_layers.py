@@ -1,0 +1,40 @@
+"""The host code is in layers: no file includes one of a layer above its own."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = [
+    {"base"},  # plans, requests, arguments: data that all share
+    {"jit"},  # compilers and the cache of what they made
+    {"cpu", "cuda", "sycl"},  # backends, which do not know one another
+    {"api"},  # planning, checks, the table of backends
+    {"python"},
+]
+"""From the lowest; each knows those before it."""
+
+SOURCES = sorted(
+    path
+    for path in (ROOT / "src").rglob("*.[ch]pp")
+    if path.relative_to(ROOT / "src").parts[:2] != ("sycl", "runtime")
+)
+
+
+def layer_of(folder):
+    return next(i for i, layer in enumerate(LAYERS) if folder in layer)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_includes_point_down(path):
+    own = path.relative_to(ROOT / "src").parts[0]
+    for included in re.findall(r'#include "([^"]+)"', path.read_text()):
+        assert (ROOT / "src" / included).is_file(), included
+        folder = included.split("/")[0]
+        assert folder == own or layer_of(folder) < layer_of(own), included
+
+
+def test_the_planner_and_the_checks_know_no_backend_by_name():
+    for name in ("planner.cpp", "prefill.cpp"):
+        assert "Backend::k" not in (ROOT / "src/api" / name).read_text()
