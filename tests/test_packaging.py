@@ -94,7 +94,7 @@ def test_kernels_are_not_left_out_in_silence(tmp_path):
     src = ROOT / "src"
     sources = [src / "cuda/build_cubins.cpp", src / "cuda/kernels.cpp"]
     sources += [x for x in src.glob("jit/*.cpp") if x.name != "bindings.cpp"]
-    run(compiler, "-std=c++20", "-I", ROOT / "include", "-o", build_cubins,
+    run(compiler, "-std=c++20", "-I", ROOT / "include", "-I", ROOT / "src", "-o", build_cubins,
         *sources, "-ldl")  # fmt: skip
 
     def too_small_for_nvrtc() -> None:

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cmath>
-#include <exactile/tensor.hpp>
+#include <exactile/params.hpp>
 
 #include "base/plan.hpp"
 #include "base/policies.hpp"
@@ -21,22 +21,18 @@ Tensor<Pointer> tensor_of(const ArrayRef& a) {
   return {.data = a.data, .token_stride = used_stride(a, 0), .head_stride = used_stride(a, 1)};
 }
 
-/// The fields that the PrefillParams of all rooms have; the others are 0.
-template <class PrefillParams>
-PrefillParams common_params(const Plan& plan, const PrefillArgs& args) {
-  PrefillParams params{};
-  params.q = tensor_of<const void*>(args.q);
-  params.k = tensor_of<const void*>(args.k);
-  params.v = tensor_of<const void*>(args.v);
-  params.out = tensor_of<void*>(args.out);
-  params.lse = args.lse;
-  params.lse_head_stride = plan.total_q();
-  params.group = plan.group();
-  params.tile_heads = plan.pack_gqa ? plan.group() : 1;
-  params.tile_tokens = plan.tile_tokens;
-  params.scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E);
-  params.mask = plan.mask;
-  return params;
+inline CommonParams common_params(const Plan& plan, const PrefillArgs& args) {
+  return {.q = tensor_of<const void*>(args.q),
+          .k = tensor_of<const void*>(args.k),
+          .v = tensor_of<const void*>(args.v),
+          .out = tensor_of<void*>(args.out),
+          .lse = args.lse,
+          .lse_head_stride = plan.total_q(),
+          .group = plan.group(),
+          .tile_heads = plan.pack_gqa ? plan.group() : 1,
+          .tile_tokens = plan.tile_tokens,
+          .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
+          .mask = plan.mask};
 }
 
 /// What policies read, where the kernels read it.

@@ -144,7 +144,8 @@ bool streams(const Plan& plan, const ArrayRef& out) {
 }
 
 PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
-  auto params = common_params<PrefillParams>(plan, args);
+  PrefillParams params{};
+  static_cast<CommonParams&>(params) = common_params(plan, args);
   params.head_dim = plan.head_dim;
   params.head_dim_v = plan.head_dim_v;
   params.max_len_k = plan.max_len_k;

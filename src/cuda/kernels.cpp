@@ -6,20 +6,17 @@
 #include <exactile/cuda/planner_params.hpp>
 #include <exactile/cuda/sm80/traits.hpp>
 #include <exactile/cuda/sm90/traits.hpp>
-#include <exactile/support.def>
 #include <stdexcept>
 
+#include "base/kernel_rows.hpp"
 #include "base/policies.hpp"
 
 namespace exactile::cuda {
 namespace {
 
-/// A row of support.def for this backend, with the shapes of its kernels.
-struct Row {
-  Dtype dtype;
-  int32_t head_dim;
-  int32_t head_dim_v;
-  Shape shapes[kNumRooms][kNumMaskKinds];  // by Room, MaskKind
+/// By Room, MaskKind.
+struct Shapes {
+  Shape of[kNumRooms][kNumMaskKinds];
 };
 
 template <class Traits>
@@ -37,53 +34,26 @@ constexpr Shape shape_of_traits() {
           .box_n = box_n};
 }
 
-template <Dtype kDtype>
-struct ElementOf;
-template <>
-struct ElementOf<Dtype::kFloat16> {
-  using Type = Fp16;
-};
-template <>
-struct ElementOf<Dtype::kBfloat16> {
-  using Type = Bf16;
-};
-
-template <Backend kBackend, Dtype kDtype, int kHeadDim, int kHeadDimV>
-void add_row(std::vector<Row>& rows) {
-  if constexpr (kBackend == Backend::kCuda) {
-    using Element = typename ElementOf<kDtype>::Type;
-    constexpr auto kFull = MaskKind::kFull, kBorder = MaskKind::kBorder,
-                   kPacked = MaskKind::kPacked;
-    rows.push_back(
-        {.dtype = kDtype,
-         .head_dim = kHeadDim,
-         .head_dim_v = kHeadDimV,
-         .shapes = {{shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
-                     shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
-                     shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()},
-                    {shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
-                     shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
-                     shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()}}});
-  }
-}
-
-const std::vector<Row>& rows() {
-  static const std::vector<Row> all = [] {
-    std::vector<Row> rows;
-#define EXACTILE_ROW(backend, dtype, head_dim, head_dim_v) \
-  add_row<Backend::backend, Dtype::dtype, head_dim, head_dim_v>(rows);
-    EXACTILE_SUPPORT(EXACTILE_ROW)
-#undef EXACTILE_ROW
-    return rows;
-  }();
+const std::vector<KernelRow<Shapes>>& rows() {
+  static const auto all = kernel_rows<Backend::kCuda, Shapes>(
+      []<class Element, int kHeadDim, int kHeadDimV>() -> Shapes {
+        constexpr auto kFull = MaskKind::kFull, kBorder = MaskKind::kBorder,
+                       kPacked = MaskKind::kPacked;
+        return {{{shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
+                  shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
+                  shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()},
+                 {shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
+                  shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
+                  shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()}}};
+      });
   return all;
 }
 
 constexpr const char* kMaskKindNames[kNumMaskKinds] = {"kFull", "kBorder", "kPacked"};
 
 std::string traits_name(const KernelSpec& spec, const std::string& room) {
-  return room + "Traits<exactile::cuda::" + (spec.dtype == Dtype::kFloat16 ? "Fp16" : "Bf16") +
-         ", " + std::to_string(spec.head_dim) + ", " + std::to_string(spec.head_dim_v) +
+  return room + "Traits<" + element_name(spec.dtype) + ", " + std::to_string(spec.head_dim) + ", " +
+         std::to_string(spec.head_dim_v) +
          ", exactile::cuda::MaskKind::" + kMaskKindNames[static_cast<int>(spec.mask)] + ">";
 }
 
@@ -95,11 +65,8 @@ MaskKind mask_kind(const Mask& mask, bool packs_sequences) {
 }
 
 Shape shape_of(const KernelSpec& spec) {
-  for (const Row& row : rows()) {
-    if (row.dtype == spec.dtype && row.head_dim == spec.head_dim &&
-        row.head_dim_v == spec.head_dim_v) {
-      return row.shapes[static_cast<int>(spec.room)][static_cast<int>(spec.mask)];
-    }
+  if (const Shapes* shapes = find_row(rows(), spec.dtype, spec.head_dim, spec.head_dim_v)) {
+    return shapes->of[static_cast<int>(spec.room)][static_cast<int>(spec.mask)];
   }
   throw std::invalid_argument("exactile: cuda: no kernel for this dtype and head_dim");
 }
@@ -142,7 +109,7 @@ Shape planner_shape() {
 
 std::vector<jit::Program> shipped_programs() {
   std::vector<KernelSpec> specs;
-  for (const Row& row : rows()) {
+  for (const KernelRow<Shapes>& row : rows()) {
     for (const Room room : {Room::kSm80, Room::kSm90}) {
       for (const MaskKind mask : {MaskKind::kFull, MaskKind::kBorder, MaskKind::kPacked}) {
         for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {

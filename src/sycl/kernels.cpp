@@ -1,24 +1,21 @@
 // src/sycl/kernels.cpp - a row of support.def without portable Traits does not compile.
 #include "sycl/kernels.hpp"
 
-#include <exactile/support.def>
 #include <exactile/sycl/portable/traits.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 #include <iterator>
 #include <optional>
 #include <stdexcept>
 
+#include "base/kernel_rows.hpp"
 #include "base/policies.hpp"
 
 namespace exactile::sycl {
 namespace {
 
-/// A row of support.def for this backend, with the shapes of its kernels.
-struct Row {
-  Dtype dtype;
-  int32_t head_dim;
-  int32_t head_dim_v;
-  std::optional<Shape> shapes[kNumSyclKernels];  // by SyclKernel
+/// By SyclKernel.
+struct Shapes {
+  std::optional<Shape> of[kNumSyclKernels];
 };
 
 template <class Traits, int kRegisters = 128>
@@ -31,59 +28,34 @@ constexpr Shape shape_of_traits() {
           .registers = kRegisters};
 }
 
-template <Dtype kDtype>
-struct ElementOf {
-  using Type = float;
-};
-template <>
-struct ElementOf<Dtype::kFloat16> {
-  using Type = Fp16;
-};
-template <>
-struct ElementOf<Dtype::kBfloat16> {
-  using Type = Bf16;
-};
-
-template <Backend kBackend, Dtype kDtype, int kHeadDim, int kHeadDimV>
-void add_row(std::vector<Row>& rows) {
-  if constexpr (kBackend == Backend::kSycl) {
-    using Element = typename ElementOf<kDtype>::Type;
-    Row row{.dtype = kDtype,
-            .head_dim = kHeadDim,
-            .head_dim_v = kHeadDimV,
-            .shapes = {shape_of_traits<portable::Traits<Element, kHeadDim, kHeadDimV>>()}};
-    if constexpr (kDtype != Dtype::kFloat32) {
-      const auto shape = [&](SyclKernel kernel) -> auto& {
-        return row.shapes[static_cast<int>(kernel)];
-      };
-      using XeHpc = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::XeHpc>;
-      using Xe2 = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::Xe2>;
-      shape(SyclKernel::kXmxXeHpc) = shape_of_traits<XeHpc, XeHpc::kRegisters>();
-      shape(SyclKernel::kXmxXe2) = shape_of_traits<Xe2, Xe2::kRegisters>();
-      shape(SyclKernel::kXmxEmulated) = shape_of_traits<XeHpc>();
-    }
-    rows.push_back(row);
+template <class Element, int kHeadDim, int kHeadDimV>
+Shapes make_shapes() {
+  Shapes shapes{{shape_of_traits<portable::Traits<Element, kHeadDim, kHeadDimV>>()}};
+  if constexpr (!SameAs<Element, float>) {
+    using XeHpc = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::XeHpc>;
+    using Xe2 = xmx::Traits<Element, kHeadDim, kHeadDimV, xmx::Xe2>;
+    const auto shape = [&](SyclKernel kernel) -> auto& {
+      return shapes.of[static_cast<int>(kernel)];
+    };
+    shape(SyclKernel::kXmxXeHpc) = shape_of_traits<XeHpc, XeHpc::kRegisters>();
+    shape(SyclKernel::kXmxXe2) = shape_of_traits<Xe2, Xe2::kRegisters>();
+    shape(SyclKernel::kXmxEmulated) = shape_of_traits<XeHpc>();
   }
+  return shapes;
 }
 
-const std::vector<Row>& rows() {
-  static const std::vector<Row> all = [] {
-    std::vector<Row> rows;
-#define EXACTILE_ROW(backend, dtype, head_dim, head_dim_v) \
-  add_row<Backend::backend, Dtype::dtype, head_dim, head_dim_v>(rows);
-    EXACTILE_SUPPORT(EXACTILE_ROW)
-#undef EXACTILE_ROW
-    return rows;
-  }();
+const std::vector<KernelRow<Shapes>>& rows() {
+  static const auto all =
+      kernel_rows<Backend::kSycl, Shapes>([]<class Element, int kHeadDim, int kHeadDimV>() {
+        return make_shapes<Element, kHeadDim, kHeadDimV>();
+      });
   return all;
 }
 
 std::optional<Shape> find_shape(SyclKernel kernel, Dtype dtype, int64_t head_dim,
                                 int64_t head_dim_v) {
-  for (const Row& row : rows()) {
-    if (row.dtype == dtype && row.head_dim == head_dim && row.head_dim_v == head_dim_v) {
-      return row.shapes[static_cast<int>(kernel)];
-    }
+  if (const Shapes* shapes = find_row(rows(), dtype, head_dim, head_dim_v)) {
+    return shapes->of[static_cast<int>(kernel)];
   }
   return std::nullopt;
 }
@@ -108,10 +80,9 @@ constexpr Room kRooms[] = {
 static_assert(std::size(kRooms) == kNumSyclKernels);
 
 std::string traits_name(const KernelSpec& spec, const Room& room) {
-  constexpr const char* kElements[] = {"float", "exactile::sycl::Fp16", "exactile::sycl::Bf16"};
-  return std::string("exactile::sycl::") + room.name + "::Traits<" +
-         kElements[static_cast<int>(spec.dtype)] + ", " + std::to_string(spec.head_dim) + ", " +
-         std::to_string(spec.head_dim_v) + room.traits_arguments + ">";
+  return std::string("exactile::sycl::") + room.name + "::Traits<" + element_name(spec.dtype) +
+         ", " + std::to_string(spec.head_dim) + ", " + std::to_string(spec.head_dim_v) +
+         room.traits_arguments + ">";
 }
 
 }  // namespace
@@ -149,7 +120,7 @@ jit::Program make_program(const KernelSpec& spec) {
 
 std::vector<jit::Program> shipped_programs() {
   std::vector<jit::Program> programs;
-  for (const Row& row : rows()) {
+  for (const KernelRow<Shapes>& row : rows()) {
     for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
       programs.push_back(make_program({.kernel = SyclKernel::kPortable,
                                        .dtype = row.dtype,

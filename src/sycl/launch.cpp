@@ -51,7 +51,8 @@ std::string lists(const Plan& plan) {
 }
 
 std::string params(const Plan& plan, const PrefillArgs& args) {
-  auto params = common_params<PrefillParams>(plan, args);
+  PrefillParams params{};
+  static_cast<CommonParams&>(params) = common_params(plan, args);
   params.work_groups = args.work_groups;
   return as_bytes(params);
 }

@@ -87,23 +87,22 @@ void run(Batch<Element>& batch, bool pack_gqa) {
     max_len_k = max(max_len_k, batch.cu_k[b + 1] - batch.cu_k[b]);
   }
   const int group = kHeadsQ / kHeadsKv, tile_heads = pack_gqa ? group : 1;
-  const PrefillParams params{
+  PrefillParams params{};
+  static_cast<CommonParams&>(params) = {
       .q = input(batch.q, kHeadsQ),
       .k = input(batch.k, kHeadsKv),
       .v = input(batch.v, kHeadsKv),
       .out = packed(static_cast<void*>(batch.out.data()), kHeadsQ),
       .lse = batch.lse.data(),
       .lse_head_stride = batch.cu_q.back(),
-      .head_dim = kHeadDim,
-      .head_dim_v = kHeadDim,
       .group = group,
       .tile_heads = tile_heads,
       .tile_tokens = kBlockM / tile_heads,
-      .max_len_k = max_len_k,
       .scale_log2 = 1.44269504f / 8,
       .mask = batch.mask,
-      .stream_out = false,
   };
+  params.head_dim = params.head_dim_v = kHeadDim;
+  params.max_len_k = max_len_k;
   const PaddedGrid grid{.cu_seqlens_q = batch.cu_q.data(),
                         .cu_seqlens_k = batch.cu_k.data(),
                         .batch = sequences,
@@ -187,21 +186,21 @@ int main() {
   for (const Mask mask : {Mask{}, Mask{.left = -1, .right = 0}, Mask{.left = 40, .right = 3}}) {
     for (const bool pack_gqa : {false, true}) {
       cpu::check_against_float64(cpu::make_batch<float>(mask), pack_gqa, 1e-5);
-      cpu::check_against_float64(cpu::make_batch<cpu::Fp16>(mask), pack_gqa, 2e-3);
-      cpu::check_against_float64(cpu::make_batch<cpu::Bf16>(mask), pack_gqa, 1.6e-2);
+      cpu::check_against_float64(cpu::make_batch<Fp16>(mask), pack_gqa, 2e-3);
+      cpu::check_against_float64(cpu::make_batch<Bf16>(mask), pack_gqa, 1.6e-2);
     }
   }
   // Several groups of key blocks.
   const std::vector<int32_t> rows{0, 70, 72}, keys{0, 2500, 7000};
   for (const Mask mask : {Mask{.left = -1, .right = 0}, Mask{.left = 2100, .right = 0}}) {
     cpu::check_against_float64(cpu::make_batch<float>(mask, rows, keys), false, 1e-5);
-    cpu::check_against_float64(cpu::make_batch<cpu::Fp16>(mask, rows, keys), false, 2e-3);
-    cpu::check_against_float64(cpu::make_batch<cpu::Bf16>(mask, rows, keys), false, 1.6e-2);
+    cpu::check_against_float64(cpu::make_batch<Fp16>(mask, rows, keys), false, 2e-3);
+    cpu::check_against_float64(cpu::make_batch<Bf16>(mask, rows, keys), false, 1.6e-2);
   }
   for (const bool pack_gqa : {false, true}) {
     cpu::check_hidden_poison<float>(pack_gqa);
-    cpu::check_hidden_poison<cpu::Fp16>(pack_gqa);
-    cpu::check_hidden_poison<cpu::Bf16>(pack_gqa);
+    cpu::check_hidden_poison<Fp16>(pack_gqa);
+    cpu::check_hidden_poison<Bf16>(pack_gqa);
   }
   return test::report();
 }

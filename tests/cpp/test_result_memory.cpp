@@ -1,6 +1,6 @@
 // tests/cpp/test_result_memory.cpp - blocks that threads take and give back at the same time: no
 // two hold the same one, and no more is kept than the bound.
-#include "../../src/base/result_memory.hpp"
+#include "base/result_memory.hpp"
 
 #include <atomic>
 #include <thread>

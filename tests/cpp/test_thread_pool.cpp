@@ -1,6 +1,6 @@
 // tests/cpp/test_thread_pool.cpp - the CPU backend's threads: runs share them, errors come out on
 // the caller with nothing left behind, a forked child has a pool of its own.
-#include "../../src/cpu/thread_pool.hpp"
+#include "cpu/thread_pool.hpp"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "../../src/cpu/resumable.hpp"
 #include "check.hpp"
+#include "cpu/resumable.hpp"
 
 namespace exactile::test {
 namespace {

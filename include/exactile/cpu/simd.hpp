@@ -5,6 +5,7 @@
 // this room, so there is no horizontal operation in here.
 #pragma once
 
+#include <exactile/element.hpp>
 #include <exactile/platform.hpp>
 
 #if defined(__AVX2__)
@@ -34,14 +35,6 @@ typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int Ints __attribute__((vector_size(kLanes * 4)));
 typedef unsigned Words __attribute__((vector_size(kLanes * 4)));
 typedef unsigned short Halves __attribute__((vector_size(kLanes * 2)));
-
-/// Storage types. They carry bits; arithmetic is fp32.
-struct Fp16 {
-  unsigned short bits;
-};
-struct Bf16 {
-  unsigned short bits;
-};
 
 /// The compiler's own fp16, for where no instruction converts a vector.
 #if defined(__clang__) || defined(__aarch64__)

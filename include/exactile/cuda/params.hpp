@@ -2,10 +2,9 @@
 // (NVRTC, nvcc).
 #pragma once
 
-#include <exactile/mask.hpp>
-#include <exactile/platform.hpp>
+#include <exactile/element.hpp>
+#include <exactile/params.hpp>
 #include <exactile/scheduler/concepts.hpp>
-#include <exactile/tensor.hpp>
 
 namespace exactile::cuda {
 
@@ -15,14 +14,6 @@ inline constexpr int kMaxBlockM = 192;
 /// The bytes of a CUtensorMap.
 struct alignas(64) TensorMap {
   unsigned char bytes[128];
-};
-
-/// Element types, as template arguments of Traits. They carry bits.
-struct Fp16 {
-  unsigned short bits;
-};
-struct Bf16 {
-  unsigned short bits;
 };
 
 /// Which blocks have to be masked. kBorder covers causal, windows and both: Mask says which.
@@ -46,17 +37,8 @@ struct alignas(16) TimelineRecord {
 static_assert(sizeof(TimelineRecord) == 64);
 
 /// Passed by value as a __grid_constant__ kernel parameter.
-struct PrefillParams {
-  Tensor<const void*> q, k, v;
-  Tensor<void*> out;
-  float* lse;                  ///< (num_heads_q, total_q) natural logarithm, or null
-  int64_t lse_head_stride;     ///< in elements: total_q
-  int32_t group;               ///< query heads per kv head
-  int32_t tile_heads;          ///< query heads in a tile: group with GQA packing, else 1
+struct PrefillParams : CommonParams {
   int32_t tile_heads_inverse;  ///< ceil(2^16 / tile_heads): x / tile_heads is x * it >> 16, x < 256
-  int32_t tile_tokens;         ///< tokens in a full tile: kBlockM, or kBlockM / group
-  float scale_log2;            ///< softmax_scale * log2(e), > 0
-  Mask mask;
   const int32_t* cu_seqlens_q;  ///< (batch + 1,), for kPacked
   const int32_t* cu_seqlens_k;  ///< (batch + 1,), for kPacked
   /// Of the Timeline probe, zeroed: one for every work-group, then (tile heads, total_q).

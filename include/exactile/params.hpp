@@ -1,0 +1,23 @@
+// exactile/params.hpp - what the kernels of every backend are told of a run. Shared by host and
+// device; a backend's PrefillParams adds what is its alone.
+#pragma once
+
+#include <exactile/mask.hpp>
+#include <exactile/platform.hpp>
+#include <exactile/tensor.hpp>
+
+namespace exactile {
+
+struct CommonParams {
+  Tensor<const void*> q, k, v;
+  Tensor<void*> out;
+  float* lse;               ///< (num_heads_q, total_q) natural logarithm, or null
+  int64_t lse_head_stride;  ///< in elements
+  int32_t group;            ///< query heads per kv head
+  int32_t tile_heads;       ///< query heads in a tile: group with GQA packing, else 1
+  int32_t tile_tokens;      ///< tokens in a full tile: kBlockM, or kBlockM / group
+  float scale_log2;         ///< softmax_scale * log2(e), > 0
+  Mask mask;
+};
+
+}  // namespace exactile
