@@ -22,6 +22,7 @@ Tensor<Pointer> tensor_of(const ArrayRef& a) {
 }
 
 inline CommonParams common_params(const Plan& plan, const PrefillArgs& args) {
+  const int32_t tile_heads = plan.pack_gqa ? plan.group() : 1;
   return {.q = tensor_of<const void*>(args.q),
           .k = tensor_of<const void*>(args.k),
           .v = tensor_of<const void*>(args.v),
@@ -29,7 +30,8 @@ inline CommonParams common_params(const Plan& plan, const PrefillArgs& args) {
           .lse = args.lse,
           .lse_head_stride = plan.total_q(),
           .group = plan.group(),
-          .tile_heads = plan.pack_gqa ? plan.group() : 1,
+          .tile_heads = tile_heads,
+          .tile_heads_inverse = ceil_div(1 << 16, tile_heads),
           .tile_tokens = plan.tile_tokens,
           .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
           .mask = plan.mask};

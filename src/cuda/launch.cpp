@@ -51,7 +51,6 @@ TensorMap make_tensor_map(const ArrayRef& a, const void* fallback, int32_t chunk
 PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const PrefillArgs& args) {
   PrefillParams params{};
   static_cast<CommonParams&>(params) = common_params(plan, args);
-  params.tile_heads_inverse = ceil_div(1 << 16, params.tile_heads);
   params.cu_seqlens_q = memory.cu_seqlens_q();
   params.cu_seqlens_k = memory.cu_seqlens_k();
   params.timeline = static_cast<TimelineRecord*>(args.timeline);

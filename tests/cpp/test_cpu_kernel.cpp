@@ -97,6 +97,7 @@ void run(Batch<Element>& batch, bool pack_gqa) {
       .lse_head_stride = batch.cu_q.back(),
       .group = group,
       .tile_heads = tile_heads,
+      .tile_heads_inverse = ceil_div(1 << 16, tile_heads),
       .tile_tokens = kBlockM / tile_heads,
       .scale_log2 = 1.44269504f / 8,
       .mask = batch.mask,

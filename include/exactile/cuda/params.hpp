@@ -38,7 +38,6 @@ static_assert(sizeof(TimelineRecord) == 64);
 
 /// Passed by value as a __grid_constant__ kernel parameter.
 struct PrefillParams : CommonParams {
-  int32_t tile_heads_inverse;  ///< ceil(2^16 / tile_heads): x / tile_heads is x * it >> 16, x < 256
   const int32_t* cu_seqlens_q;  ///< (batch + 1,), for kPacked
   const int32_t* cu_seqlens_k;  ///< (batch + 1,), for kPacked
   /// Of the Timeline probe, zeroed: one for every work-group, then (tile heads, total_q).
