@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import require, summary
 from exactile.reference import reference
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -94,13 +95,21 @@ class Batch:
         assert_close(np.asarray(lse)[seen], want_lse[seen], 2 * error + LSE_FLOOR[dtype] * largest)
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """At the end of a run, what was not tested here, and what it takes."""
+    lines = summary(terminalreporter.stats.get("skipped", []))
+    if lines:
+        terminalreporter.section("not tested here")
+        for line in lines:
+            terminalreporter.line(line)
+
+
 @pytest.fixture(params=["sm80", "sm90"])
 def room(request, monkeypatch) -> str:
     """Each kind of CUDA kernels, where a GPU can run it."""
-    from cuda_device import HOPPER  # here: it asks for the driver
-
-    if request.param == "sm90" and not HOPPER:
-        pytest.skip("no Hopper GPU")
+    require("cuda")
+    if request.param == "sm90":
+        require("hopper")
     monkeypatch.setenv("EXACTILE_CUDA_ROOM", request.param)
     return request.param
 

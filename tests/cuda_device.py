@@ -1,23 +1,19 @@
-"""Shared by the CUDA tests: batches on the GPU. Tests that import it are skipped without one."""
+"""Shared by the CUDA tests: batches on the GPU. Their tests are marked with `needs_gpu`."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 import exactile
+from abilities import module, needs
 from conftest import DTYPES
 from exactile import _core
 
 INFO = exactile.info()["backends"]["cuda"]
-if not INFO["available"]:
-    pytest.skip(INFO["reason"], allow_module_level=True)
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("torch sees no GPU", allow_module_level=True)
+torch = module("torch")
+needs_gpu = needs("cuda")
 
 ROWS = [row[1:] for row in _core.support() if row[0] == "cuda"]
-HOPPER = any(x["compute_capability"] == (9, 0) for x in INFO["devices"])
 HALVES = ["float16", "bfloat16"]
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 import exactile
 from conftest import DTYPES, FLOOR, LSE_FLOOR, cumulate
+from exactile import _core
 from exactile._arrays import storage
 from fuzz_cases import Case, Data, draw_case, make_data, reference, strides
 
@@ -221,6 +222,7 @@ def work(backend: str, isa: str | None, seed: int, indices: range, results: Any)
     faulthandler.enable()
     if isa:
         os.environ["EXACTILE_CPU_ISA"] = isa
+        assert _core.isa() == isa  # that nothing has looked at the variable before
     machine = OnCpu() if backend == "cpu" else OnCuda()
     for index in indices:
         case = draw_case(seed, index, backend)

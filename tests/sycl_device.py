@@ -1,4 +1,4 @@
-"""Shared by the SYCL tests: batches on the device, and why there is none."""
+"""Shared by the SYCL tests: batches on the device."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import pytest
 
 import exactile
+from abilities import module, needs
 from conftest import Batch
 from exactile import _core, _sycl
 
-REASON = exactile.info()["backends"]["sycl"]["reason"]
-try:
-    import dpnp
-except ImportError:
-    dpnp: Any = None
-    REASON = REASON or "dpnp is not installed"
-needs_device = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+dpnp = module("dpnp")
+needs_device = needs("sycl")
 
 ROWS = [row[1:] for row in _core.support() if row[0] == "sycl"]
 

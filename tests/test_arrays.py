@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import require
 from conftest import DTYPES, assert_same_bits, make_batch
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torch_in_torch_out(dtype):
-    torch = pytest.importorskip("torch")
+    require("torch")
+    import torch
+
     batch = make_batch([70, 5, 0, 129], dtype=dtype, causal=True)
     want, want_lse = batch.run()
 
@@ -126,7 +129,9 @@ def test_what_is_no_capsule():
 
 
 def test_jax():
-    jax = pytest.importorskip("jax")
+    require("jax")
+    import jax
+
     jax.config.update("jax_default_device", jax.devices("cpu")[0])
     batch = make_batch([20, 3])
     want = batch.run()[0]

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 import exactile
+from abilities import needs
 from exactile import _core
 
 IS_ROOT = os.geteuid() == 0
 OTHER_USER = 65534
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can give a file to another user")
+needs_root = needs("root")
 
 IMAGE = b"an image \n of two lines"
 

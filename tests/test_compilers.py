@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import exactile
+from abilities import find_program, require
 from test_cpp import configure, run
 
 TESTS = Path(__file__).parent
@@ -21,15 +21,12 @@ HEADERS = [
     for folder in ("", "scheduler")
     for path in sorted(Path(exactile.include_dir(), "exactile", folder).glob("*.hpp"))
 ]
-NVCC = shutil.which("nvcc", path=f"{os.environ.get('CUDA_HOME', '')}/bin:{os.environ['PATH']}")
 
 
 def found(name: str) -> str:
     """Path of a compiler, or the test is skipped."""
-    path = NVCC if name == "nvcc" else shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
+    require(name)
+    return find_program(name)
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++", *OLDEST, "nvcc"])
@@ -89,9 +86,8 @@ for scheduler in _core.SCHEDULERS:
 
 def test_the_oldest_nvrtc(tmp_path):
     """pip install --target=DIR 'nvidia-cuda-nvrtc-cu12==12.4.*'; EXACTILE_OLDEST_NVRTC=DIR."""
-    folder = os.environ.get("EXACTILE_OLDEST_NVRTC")
-    if folder is None:
-        pytest.skip("EXACTILE_OLDEST_NVRTC names no folder with NVRTC 12.4")
+    require("oldest nvrtc")
+    folder = os.environ["EXACTILE_OLDEST_NVRTC"]
     builtins = sorted(map(str, Path(folder).rglob("libnvrtc-builtins.so*")))
     library = sorted(map(str, Path(folder).rglob("libnvrtc.so*")))
     done = subprocess.run(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
 
+from abilities import needs
 from exactile import cli, completion, options
 
 
@@ -30,7 +30,7 @@ def test_an_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bash" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@needs("bash")
 @pytest.mark.parametrize("script", ["bash"], indirect=True)
 @pytest.mark.parametrize(
     ("words", "want"),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from abilities import PATH, needs, require
+
 ROOT = Path(__file__).parents[1]
-# The tools of the test extra, also where the environment is not activated.
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def run(*command: str | Path) -> str:
@@ -33,9 +31,8 @@ def run(*command: str | Path) -> str:
 
 def configure(source: Path, build: Path, *options: str) -> None:
     """Configure a CMake project, or skip where the tools for it are missing."""
-    for tool in ("cmake", "ninja"):
-        if shutil.which(tool, path=PATH) is None:
-            pytest.skip(f"{tool} is not installed: pip install exactile[test]")
+    require("cmake")
+    require("ninja")
     run("cmake", "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *options)
 
 
@@ -43,3 +40,11 @@ def test_cpp(tmp_path: Path) -> None:
     configure(ROOT, tmp_path, "-DEXACTILE_BUILD_TESTS=ON")
     run("cmake", "--build", tmp_path, "--target", "cpp_tests")
     print(run("ctest", "--test-dir", tmp_path, "--verbose", "--no-tests=error"))
+
+
+@needs("nvcc")
+def test_nvcc_takes_the_headers(tmp_path: Path) -> None:
+    """That ctest did not skip it, as it does where CMake finds no nvcc."""
+    configure(ROOT, tmp_path, "-DEXACTILE_BUILD_TESTS=ON")
+    log = run("ctest", "--test-dir", tmp_path, "-R", "device_mode", "--no-tests=error")
+    assert "Passed" in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 from functools import partial
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import needs, require
 from conftest import STRIDED, assert_same_bits, check_poison_stays, cumulate, make_batch
-from cuda_device import HALVES, INFO, ROWS, run, to_gpu, to_numpy, torch
+from cuda_device import HALVES, ROWS, needs_gpu, run, to_gpu, to_numpy, torch
 from exactile import _core, cli
 from exactile.machines import Gpu
 from exactile.timeline import record
 from test_plan import GOLDEN, ZIPF, ZIPF_GRID
 from test_prefill import LENS_K, LENS_Q, MASKS
+
+pytestmark = needs_gpu
 
 REVERSE = """
 #include <exactile/scheduler/valid_only.hpp>
@@ -194,9 +198,13 @@ def test_tensors_that_do_not_belong_together():
     ):
         with pytest.raises(ValueError, match=message):
             exactile.varlen_prefill(x, bad, x, [0, 10])
-    if torch.cuda.device_count() > 1:
-        with pytest.raises(ValueError, match="on the device of q"):
-            exactile.varlen_prefill(x, x.to("cuda:1"), x, [0, 10])
+
+
+@needs("two gpus")
+def test_tensors_on_two_gpus_are_refused():
+    x = torch.zeros(10, 1, 64, device="cuda", dtype=torch.float16)
+    with pytest.raises(ValueError, match="on the device of q"):
+        exactile.varlen_prefill(x, x.to("cuda:1"), x, [0, 10])
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +283,7 @@ def test_a_timeline_changes_no_bit(room, scheduler):
 
 
 def test_bench_draws_a_timeline(room, tmp_path):
-    pytest.importorskip("matplotlib")
+    require("matplotlib")
     path = tmp_path / "timeline.json"
     options = "--batch=16 --num_heads_q=32 --num_heads_kv=8 --varlen --varlen_dist=zipf --compare"
     options += " --pack_gqa=0 --iterations=1 --backend=cuda"
@@ -390,7 +398,7 @@ def test_graph_replayed_with_other_lengths(room):
             assert torch.equal(layer, want)
 
 
-@pytest.mark.skipif(INFO["nvrtc"] is None, reason=str(INFO["nvrtc_reason"]))
+@needs("nvrtc")
 def test_a_scheduler_of_ones_own(room):
     batch = make_batch([300, 0, 31, 1, 129], dtype="bfloat16", causal=True)
     own = exactile.Scheduler("Reverse", source=REVERSE)
@@ -406,11 +414,10 @@ def test_a_scheduler_of_ones_own(room):
 
 @pytest.mark.parametrize("library", ["cupy", "jax.numpy"])
 def test_other_libraries(library):
-    module = pytest.importorskip(library)
+    require(library)
+    module = importlib.import_module(library)
     batch = make_batch([90, 5], dtype="float16")
     arrays = [module.asarray(x) for x in (batch.q, batch.k, batch.v)]
-    if library == "jax.numpy" and arrays[0].devices().pop().platform != "gpu":
-        pytest.skip("jax sees no GPU")
     out, lse = exactile.varlen_prefill(*arrays, batch.cu_q, return_lse=True)
     assert type(out) is type(arrays[0])
     to_host = module.asnumpy if library == "cupy" else np.asarray
@@ -418,8 +425,7 @@ def test_other_libraries(library):
 
 
 def test_more_than_two_to_the_31_elements(room):
-    if torch.cuda.mem_get_info()[0] < 40 << 30:
-        pytest.skip("needs 40 GB of free GPU memory")
+    require("gpu memory")
     tokens, heads = 70_000, 256
     q = torch.zeros(tokens, heads, 128, device="cuda", dtype=torch.bfloat16)
     kv = torch.randn(tokens, 1, 128, device="cuda").bfloat16()

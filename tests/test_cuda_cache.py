@@ -13,13 +13,10 @@ import sys
 
 import pytest
 
-import exactile
+from abilities import needs, require
 from exactile import _core
 
-CUDA = exactile.info()["backends"]["cuda"]
-NVRTC = CUDA["nvrtc_reason"]
-needs_nvrtc = pytest.mark.skipif(NVRTC is not None, reason=str(NVRTC))
-needs_gpu = pytest.mark.skipif(not CUDA["available"], reason=str(CUDA["reason"]))
+needs_nvrtc = needs("nvrtc")
 
 SOURCE = "template <int k> __global__ void add(int* x) { x[threadIdx.x] += k; }\n"
 
@@ -76,7 +73,7 @@ batch.check(*run(batch, scheduler=exactile.Scheduler("Mine", source=source)))
 
 
 @needs_nvrtc
-@needs_gpu
+@needs("cuda")
 @pytest.mark.parametrize("damage", ["garbage", "another name"])
 def test_an_entry_that_the_driver_refuses_is_replaced(tmp_path, damage):
     """Its digest is right. (Cut short, some drivers crash; the digest finds that: see below.)"""
@@ -175,6 +172,6 @@ _core.find_cubin("__global__ void f() {}", "f", "sm_90")
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
-        pytest.skip("the system's loader finds an NVRTC")
+        require("no nvrtc")
     assert "RuntimeError" in done.stderr
     assert "pip install 'exactile[jit]'" in done.stderr

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import exactile
+from abilities import CUBINS, needs, require
 from exactile import _core
 
-CUBINS = Path(_core.__file__).parent / "cubins"
 ROWS = [row[1:] for row in _core.support() if row[0] == "cuda"]
 INFO = exactile.info()["backends"]["cuda"]
 
@@ -21,13 +20,8 @@ MAX_SPILL_BYTES = 32
 
 @pytest.fixture(scope="module")
 def report():
-    file = CUBINS / "report.json"
-    if not file.exists():
-        pytest.skip("this installation was built without CUDA kernels (EXACTILE_CUBINS=0)")
-    found = json.loads(file.read_text())
-    if found["compiler"] is None:
-        pytest.skip("this installation was built without NVRTC in reach")
-    return found["kernels"]
+    require("cubins")
+    return json.loads((CUBINS / "report.json").read_text())["kernels"]
 
 
 def test_everything_supported_is_shipped(report):
@@ -61,7 +55,7 @@ def test_a_shipped_kernel_is_found_in_the_wheel(report, room, scheduler):
     assert name.encode() in image
 
 
-@pytest.mark.skipif(INFO["nvrtc"] is None, reason=str(INFO["nvrtc_reason"]))
+@needs("nvrtc")
 def test_a_kernel_that_is_not_shipped_compiles(tmp_path, monkeypatch):
     monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
     program = _core.kernel_program("sm80", "float16", 64, 64, False, "Individual", probe="Timeline")

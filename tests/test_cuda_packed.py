@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from abilities import needs
 from conftest import assert_same_bits, make_batch
-from cuda_device import HALVES, INFO, ROWS, run
+from cuda_device import HALVES, ROWS, needs_gpu, run
 from test_prefill import MASKS
+
+pytestmark = needs_gpu
 
 SHORT_Q = [*[5, 33, 1, 0, 64, 2, 17, 40, 31, 32, 3] * 3, 300, 1, 1, 1, 20, 0, 0, 9]
 SHORT_K = [*[5, 30, 9, 7, 64, 0, 17, 41, 60, 32, 3] * 3, 290, 1, 0, 1, 25, 3, 0, 9]
@@ -26,7 +29,7 @@ def test_packed_sequences(room, dtype, head_dim, head_dim_v, mask):
                 assert_same_bits(packed, alone)
 
 
-@pytest.mark.skipif(INFO["nvrtc"] is None, reason=str(INFO["nvrtc_reason"]))
+@needs("nvrtc")
 def test_packed_sequences_under_another_policy(room):
     batch = make_batch(SHORT_Q, SHORT_K, dtype="bfloat16", head_dim=128, heads=(8, 2))
     want = run(batch, pack_sequences=True)

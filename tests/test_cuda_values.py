@@ -9,8 +9,10 @@ import pytest
 
 import exactile
 from conftest import assert_same_bits, make_batch
-from cuda_device import HALVES, ROWS, run
+from cuda_device import HALVES, ROWS, needs_gpu, run
 from test_prefill import MASKS
+
+pytestmark = needs_gpu
 
 # Several tiles, one, and many in one; queries beside more keys and fewer.
 LENGTHS = ([300, 1, 0, 700, 64, 20, 11, 5], [300, 500, 5, 650, 64, 22, 9, 5])

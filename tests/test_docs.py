@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from abilities import needs
 from exactile import cli
 
 ROOT = Path(__file__).parent.parent
@@ -32,24 +33,22 @@ def blocks(page: Path) -> list[Block]:
 # --- Python blocks ------------------------------------------------------------------------------
 
 
-def has(ability: str) -> bool:
-    try:
-        import torch
-    except ImportError:
-        return ability == ""
-    return ability in ("", "torch") or torch.cuda.is_available()
+NEEDS = ["", "torch", "cuda"]  # each includes those before it
+PAGES_WITH_PYTHON = [
+    pytest.param(page, need, id=f"{page.stem} {need}".strip(), marks=needs(need) if need else ())
+    for page in sorted(DOCS.glob("*.md"))
+    for need in NEEDS
+    if any(block.language == "python" and block.needs == need for block in blocks(page))
+]
 
 
-PAGES_WITH_PYTHON = [p for p in sorted(DOCS.glob("*.md")) if "```python\n" in p.read_text()]
-
-
-@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.stem)
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """The blocks of a page in one namespace, but for those that need what is not here."""
+@pytest.mark.parametrize(("page", "need"), PAGES_WITH_PYTHON)
+def test_python_blocks_run(page, need, tmp_path, monkeypatch):
+    """The blocks of a page in one namespace, up to those with a need."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": page.stem}
     for block in blocks(page):
-        if block.language == "python" and has(block.needs):
+        if block.language == "python" and NEEDS.index(block.needs) <= NEEDS.index(need):
             exec(compile(block.text, str(page), "exec"), names)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import require
 from conftest import assert_same_bits, make_batch
 from exactile import _arguments, _core
 
@@ -161,7 +162,9 @@ def test_names_of_dtypes(dtype, name):
 
 
 def test_dtypes_of_torch():
-    torch = pytest.importorskip("torch")
+    require("torch")
+    import torch
+
     for name in _core.DTYPES:
         assert exactile.plan([0, 8], **(PLAN | {"dtype": getattr(torch, name)})).dtype == name
     with pytest.raises(ValueError, match="got 'int8'"):

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import exactile
+from abilities import ISAS, needs
 
 PROGRAM = Path(__file__).with_name("fuzz.py")
-BACKENDS = exactile.info()["backends"]
 
 
 def fuzz(*options: str) -> None:
@@ -25,15 +24,11 @@ def fuzz(*options: str) -> None:
     assert "200 cases, 0 wrong" in done.stdout
 
 
-@pytest.mark.parametrize("isa", BACKENDS["cpu"]["isas"])
+@pytest.mark.parametrize("isa", [pytest.param(isa, marks=needs(isa)) for isa in ISAS])
 def test_cpu(isa):
     fuzz("--backend=cpu", f"--isa={isa}")
 
 
+@needs("cuda")
 def test_cuda():
-    if not BACKENDS["cuda"]["available"]:
-        pytest.skip(BACKENDS["cuda"]["reason"])
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU")
     fuzz("--backend=cuda")

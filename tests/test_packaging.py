@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import resource
-import shutil
 import subprocess
 import sys
-from importlib.metadata import distribution, metadata
+from importlib.metadata import metadata
 from pathlib import Path
 
-import pytest
-
 import exactile
+from abilities import needs, require
 from test_cpp import ROOT, configure, run
 
 RUNTIME = ROOT / "src" / "sycl" / "runtime"
@@ -74,12 +71,7 @@ def test_cmake_installs_a_clone(tmp_path):
     run(tmp_path / "consumer" / "grouped_gemm")
 
 
-def is_editable() -> bool:
-    url = distribution("exactile").read_text("direct_url.json") or "{}"
-    return json.loads(url).get("dir_info", {}).get("editable", False)
-
-
-@pytest.mark.skipif(not is_editable(), reason="this installation is not editable")
+@needs("editable")
 def test_an_editable_installation_serves_the_headers_of_the_tree():
     assert Path(exactile.include_dir()) == ROOT / "include"
     assert str(ROOT / "include") in Path(exactile.cmake_dir(), "exactile-config.cmake").read_text()
@@ -87,14 +79,12 @@ def test_an_editable_installation_serves_the_headers_of_the_tree():
 
 def test_kernels_are_not_left_out_in_silence(tmp_path):
     """A build without NVRTC fails and names what to do."""
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("c++ is not installed")
+    require("c++")
     build_cubins = tmp_path / "build_cubins"
     src = ROOT / "src"
     sources = [src / "cuda/build_cubins.cpp", src / "cuda/kernels.cpp"]
-    sources += [x for x in src.glob("jit/*.cpp") if x.name != "bindings.cpp"]
-    run(compiler, "-std=c++20", "-I", ROOT / "include", "-I", ROOT / "src", "-o", build_cubins,
+    sources += src.glob("jit/*.cpp")
+    run("c++", "-std=c++20", "-I", ROOT / "include", "-I", ROOT / "src", "-o", build_cubins,
         *sources, "-ldl")  # fmt: skip
 
     def too_small_for_nvrtc() -> None:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import module, needs
 from exactile import bench
 from exactile.machines import Host
 from exactile.peers import Fa3, TorchSdpa
 from exactile.reference import reference
 
-torch = pytest.importorskip("torch")
+torch = module("torch")
+pytestmark = needs("torch")
 
 FA3_FWD = (
     "fwd(Tensor! q, Tensor k, Tensor v, Tensor? k_new, Tensor? v_new, Tensor? q_v, "

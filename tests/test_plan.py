@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exactile
+from abilities import require
 from conftest import assert_same_bits, make_batch
 from exactile import _core
 
@@ -156,7 +157,9 @@ def test_lengths_of_every_kind(kind):
     lengths = [3, 0, 7]
     cu = np.array([0, 3, 3, 10])
     if kind == "torch":
-        torch = pytest.importorskip("torch")
+        require("torch")
+        import torch
+
         given_cu, given_lengths = torch.tensor(cu), torch.tensor(lengths)
     elif kind == "strided":
         given_cu, given_lengths = np.repeat(cu, 2)[::2], np.repeat(lengths, 2)[::2]

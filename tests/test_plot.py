@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 import exactile
+from abilities import require
 from exactile import cli, plot
 from test_cli import SMALL
 
 
 @pytest.mark.parametrize("options", [["--compare"], ["--is_causal"], ["--varlen", "--batch=3000"]])
 def test_plot(options: list[str], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    require("matplotlib")
     path = tmp_path / "tiles.png"
     assert cli.main(["plan", *SMALL, *options, f"--plot={path}"]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -51,7 +52,7 @@ def test_bad_plot(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("matplotlib")
+    require("matplotlib")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", *SMALL, *options]) == 2
     assert message in capsys.readouterr().err
@@ -68,7 +69,10 @@ def test_plot_without_matplotlib(
 
 def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn from now on."""
-    figure_of, figures = pytest.importorskip("matplotlib.figure").Figure, []
+    require("matplotlib")
+    import matplotlib.figure
+
+    figure_of, figures = matplotlib.figure.Figure, []
 
     def make(*args: Any, **options: Any) -> Any:
         figures.append(figure_of(*args, **options))

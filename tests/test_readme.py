@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from abilities import require
 from exactile import _core, cli
 from test_plan import CUDA_BLOCK_M, ZIPF_GRID
 
@@ -46,7 +47,7 @@ def test_the_first_command_launches_what_the_readme_says(backend, capsys):
 @pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README.read_text(), re.S))
 def test_the_python_examples_run(example, capsys):
     if "import torch" in example:
-        pytest.importorskip("torch")
+        require("torch")
     names = {}
     exec(example.replace("8096", "300"), names)
     assert names["out"].shape == (672 + 192 + 32 + 300, 32, 128)

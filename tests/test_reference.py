@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from abilities import require
 from exactile.reference import reference, to_bfloat16
 
 WINDOWS = [(-1, -1), (0, 0), (3, -1), (-1, 2), (2, 1)]
@@ -80,7 +81,9 @@ def test_matches_brute_force(causal: bool, window: tuple[int, int]) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_matches_torch(causal: bool, window: tuple[int, int]) -> None:
-    torch = pytest.importorskip("torch")
+    require("torch")
+    import torch
+
     seqlens_q, seqlens_k = [33, 1, 20], [33, 40, 64]
     q, k, v, cu_q, cu_k = batch(seqlens_q, seqlens_k, heads=(6, 2), head_dims=(24, 16))
     out, _ = reference(q, k, v, cu_q, cu_k, causal=causal, window=window)
@@ -145,7 +148,9 @@ def test_narrow_compute_dtype_is_near(dtype: str, error: float) -> None:
 
 
 def test_bfloat16() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+    require("ml_dtypes")
+    import ml_dtypes
+
     q, k, v, *cu = batch([9], [9])
     bf16 = [x.astype(np.float32).astype(ml_dtypes.bfloat16) for x in (q, k, v)]
     want, _ = reference(*(x.astype(np.float64) for x in bf16), *cu)

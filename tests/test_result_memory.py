@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import require
 from exactile import _core
 from exactile._arrays import LARGE_BYTES, aligned_empty
 
@@ -111,7 +112,9 @@ def test_threads_never_share_a_block():
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_torch_results(dtype):
-    torch = pytest.importorskip("torch")
+    require("torch")
+    import torch
+
     q = torch.randn(9000, 8, 128).to(getattr(torch, dtype))
     want = exactile.varlen_prefill(q, q, q, [0, 9000], window=(3, 0), out=torch.empty_like(q))
     for default in ("meta", "cpu"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import require
 from exactile import _cgroup, threads
 
 
@@ -86,7 +87,9 @@ def test_quota_lowers_what_was_not_set(machine, quota, want):
 
 
 def test_threads_of_torch():
-    torch = pytest.importorskip("torch")
+    require("torch")
+    import torch
+
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import require
 from exactile import cli, machines, plot, report, timeline
 from exactile.timeline import PHASES, RECORD, Timeline, write_trace
 from test_plan import CUDA_BLOCK_M, GOLDEN, ZIPF, ZIPF_GRID
@@ -180,7 +181,9 @@ def test_bins_hold_all_the_time(launches: list[Timeline]) -> None:
 
 
 def test_picture(launches: list[Timeline], tmp_path: Path) -> None:
-    image = pytest.importorskip("matplotlib.image")
+    require("matplotlib")
+    from matplotlib import image
+
     for chosen, has_empty in ((launches, True), (launches[2:], False)):
         path = tmp_path / "timeline.png"
         plot.timeline(chosen, path)
@@ -254,7 +257,7 @@ def tiny_data() -> Any:
 
 @pytest.mark.usefixtures("gpu_of_sorts")
 def test_bench_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
+    require("matplotlib")
     path = tmp_path / "trace.json"
     options = [*SHAPE, "--backend=cuda", "--compare", f"--timeline={path}"]
     assert cli.main(["bench", *options]) == 0
@@ -285,7 +288,7 @@ def test_bad_options_measure_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("matplotlib")
+    require("matplotlib")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "measure", lambda *_, **__: pytest.fail("measured"))
     assert cli.main(["bench", *SHAPE, *options]) == 2

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import exactile
+from abilities import module, needs
 from exactile import _core
 
-torch = pytest.importorskip("torch")
+torch = module("torch")
+pytestmark = needs("torch")
 
 SHAPE = (20, 2, 64)
 CU = [0, 15, 20]
@@ -52,19 +54,22 @@ def masked():
     return as_masked_tensor(torch.zeros(SHAPE), torch.ones(SHAPE, dtype=torch.bool))
 
 
-class Wrapper(torch.Tensor):
-    """A tensor around another one, as quantised weights are."""
+def wrapper():
+    class Wrapper(torch.Tensor):
+        """A tensor around another one, as quantised weights are."""
 
-    @staticmethod
-    def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
 
-    def __init__(self, inner):
-        self.inner = inner
+        def __init__(self, inner):
+            self.inner = inner
 
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        raise NotImplementedError
+        @classmethod
+        def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+            raise NotImplementedError
+
+    return Wrapper(torch.zeros(SHAPE))
 
 
 WITHOUT_MEMORY = {
@@ -72,7 +77,7 @@ WITHOUT_MEMORY = {
     "fake": fake,
     "functional": lambda: torch._to_functional_tensor(torch.zeros(SHAPE)),
     "zero": lambda: torch._efficientzerotensor(SHAPE),
-    "wrapper": lambda: Wrapper(torch.zeros(SHAPE)),
+    "wrapper": wrapper,
     "masked": masked,
     "DTensor": distributed,
     "meta": lambda: torch.zeros(SHAPE, device="meta"),
@@ -109,7 +114,7 @@ LENGTHS_WITHOUT_MEMORY = {
     "meta": lambda x: x.to("meta"),
     "sparse": lambda x: x.to_sparse(),
     "zero": lambda x: torch._efficientzerotensor(x.shape, dtype=x.dtype),
-    "functional": torch._to_functional_tensor,
+    "functional": lambda x: torch._to_functional_tensor(x),
 }
 
 

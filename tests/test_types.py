@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import exactile
+from abilities import require
 
 ACCEPTED = """
 from typing import Any, assert_type
@@ -66,7 +67,7 @@ def run_mypy(source: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(autouse=True)
 def _needs_mypy():
-    pytest.importorskip("mypy")
+    require("mypy")
 
 
 def test_types_of_results(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from abilities import needs
 from exactile import _core, workloads
 from exactile.workloads import DISTRIBUTIONS, constant, lognormal, normal, trace, uniform, zipf
 
@@ -147,7 +148,7 @@ def test_bad_trace(tmp_path: Path, content: bytes | None, message: str) -> None:
         trace(2, path, start=-1)
 
 
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+@needs("/dev/zero")
 def test_a_trace_without_end() -> None:
     with pytest.raises(ValueError, match="fewer than 65536 characters, got a longer one at /dev/z"):
         trace(None, "/dev/zero")

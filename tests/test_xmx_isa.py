@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from abilities import needs
 from exactile import _core
 from sycl_device import needs_device
 from xmx_isa import Code, Tools, assembly, expected, mix, scratch_accesses, spirv
@@ -15,7 +16,8 @@ from xmx_isa import Code, Tools, assembly, expected, mix, scratch_accesses, spir
 TOOLS = Tools()
 pytestmark = [
     needs_device,
-    pytest.mark.skipif(TOOLS.missing() is not None, reason=str(TOOLS.missing())),
+    needs("ocloc"),
+    needs("iga64"),
 ]
 
 XMX = [

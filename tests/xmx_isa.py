@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -27,13 +26,6 @@ PLATFORMS = {"pvc": "xehpc", "acm-g10": "xehpg", "bmg": "xe2"}
 class Tools(NamedTuple):
     ocloc: str = "ocloc"
     iga64: str = "iga64"
-
-    def missing(self) -> str | None:
-        """Why there is nothing to test with."""
-        for tool, package in zip(self, ("intel-opencl-icd", "libigc-tools"), strict=True):
-            if shutil.which(tool) is None:
-                return f"{tool} was not found (Debian: apt-get install {package})"
-        return None
 
 
 def spirv(kernel: str, dtype: str, head_dim: int, head_dim_v: int, folder: Path) -> Path:

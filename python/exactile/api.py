@@ -109,7 +109,7 @@ def varlen_prefill(
     stream: Any = None,
     dtype: Any = None,
 ) -> Any:
-    """Attention over a batch of sequences packed back to back, each attending to itself.
+    """Attention over a batch of sequences that lie back to back, each attending to itself.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def varlen_prefill(
     Notes
     -----
     Causal and windows are bottom-right aligned: row i of a sequence stands at key position
-    ``i + (len_k - len_q)``. Sequences of length zero are legal. A NaN stays in its sequence.
+    ``i + (len_k - len_q)``. Sequences of length zero are legal. Inf and NaN stay in their sequence.
 
     References
     ----------

@@ -448,9 +448,9 @@ def plan(
         GPU or SYCL device runs at a time, or 132 and 128 without one.
     total_q, total_k : int, optional
         The tokens of the packed tensors: what cu_seqlens have to end with. With cu_seqlens in GPU
-        memory (int32), which nobody looks at, they are required. The list is then
-        made on the GPU, on `stream`, without a wait on the host: launches and `num_records` are
-        bounds, work is not counted. Captured in a CUDA graph it is made anew by every replay.
+        memory (int32), which the host does not read, they are required. The list is then made on
+        the GPU, on `stream`, without a wait on the host: `launched` and `num_records` are bounds,
+        work is not counted. Captured in a CUDA graph it is made anew by every replay.
     stream : int or stream object, optional
         For lengths on a GPU; as in `Plan.run`. CPU: None. SYCL: whose device is planned for;
         default: the one that SYCL prefers here.
