@@ -105,12 +105,12 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 @pytest.fixture(params=["sm80", "sm90"])
-def room(request, monkeypatch) -> str:
+def family(request, monkeypatch) -> str:
     """Each kind of CUDA kernels, where a GPU can run it."""
     require("cuda")
     if request.param == "sm90":
         require("hopper")
-    monkeypatch.setenv("EXACTILE_CUDA_ROOM", request.param)
+    monkeypatch.setenv("EXACTILE_CUDA_FAMILY", request.param)
     return request.param
 
 

@@ -78,8 +78,8 @@ for file in sys.argv[1:]:
 from exactile import _core
 print(_core.nvrtc_info()[1])
 for scheduler in _core.SCHEDULERS:
-    for room, architecture in (("sm80", "sm_80"), ("sm90", "sm_90a")):
-        program = _core.kernel_program(room, "bfloat16", 128, 128, True, scheduler, "NoProbe")
+    for family, architecture in (("sm80", "sm_80"), ("sm90", "sm_90a")):
+        program = _core.kernel_program(family, "bfloat16", 128, 128, True, scheduler, "NoProbe")
         print(_core.find_cubin(*program, architecture)[0])
 """
 

@@ -33,7 +33,7 @@ struct Reverse : exactile::ValidOnlyIndividual {
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
-def test_every_supported_row_under_every_mask(room, dtype, head_dim, head_dim_v, mask):
+def test_every_supported_row_under_every_mask(family, dtype, head_dim, head_dim_v, mask):
     shape = dict(dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v)
     for lens_q, lens_k in ((LENS_Q, LENS_K), ([300, 1, 0, 700], [300, 500, 5, 650])):
         batch = make_batch(lens_q, lens_k, **shape, **MASKS[mask])
@@ -42,13 +42,13 @@ def test_every_supported_row_under_every_mask(room, dtype, head_dim, head_dim_v,
 
 @pytest.mark.parametrize("heads", [(1, 1), (4, 4), (6, 2), (8, 1), (7, 1), (32, 8)])
 @pytest.mark.parametrize("pack_gqa", [False, True])
-def test_head_groups(room, heads, pack_gqa, scheduler):
+def test_head_groups(family, heads, pack_gqa, scheduler):
     batch = make_batch([3, 140, 45], heads=heads, causal=True, dtype="bfloat16", head_dim=128)
     batch.check(*run(batch, scheduler=scheduler, pack_gqa=pack_gqa))
 
 
 @pytest.mark.parametrize("mask", ["full", "causal", "window"])
-def test_schedules_change_no_bit(room, mask):
+def test_schedules_change_no_bit(family, mask):
     batch = make_batch([300, 0, 31, 1, 1029], dtype="bfloat16", head_dim=128, **MASKS[mask])
     first = run(batch, scheduler="Individual")
     for scheduler, pack_gqa, workers in itertools.product(
@@ -65,7 +65,7 @@ def test_schedules_change_no_bit(room, mask):
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("mask", ["full", "causal", "window"])
 @pytest.mark.parametrize("largest", [1, 24])
-def test_scores_that_grow(room, dtype, head_dim, mask, largest):
+def test_scores_that_grow(family, dtype, head_dim, mask, largest):
     """Rows whose maximum moves from block to block, beyond what a float's exponent covers, beside
     rows whose maximum falls or stays: right, and the same bits whatever the neighbours."""
     lengths = [300, 90, 700]
@@ -82,11 +82,11 @@ def test_scores_that_grow(room, dtype, head_dim, mask, largest):
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_poison_stays_in_its_sequence(room, dtype, poison, scheduler):
+def test_poison_stays_in_its_sequence(family, dtype, poison, scheduler):
     check_poison_stays(run, dtype, poison, scheduler)
 
 
-def test_rows_that_see_no_key_are_written(room, scheduler):
+def test_rows_that_see_no_key_are_written(family, scheduler):
     batch = make_batch([6, 3], [2, 0], causal=True, dtype="float16")
     out = torch.full((9, 4, 64), torch.nan, dtype=torch.float16, device="cuda")
     returned, lse = run(batch, out=out, scheduler=scheduler)
@@ -94,14 +94,14 @@ def test_rows_that_see_no_key_are_written(room, scheduler):
     assert (to_numpy(out)[6:] == 0).all()
 
 
-def test_no_keys_at_all(room):
+def test_no_keys_at_all(family):
     batch = make_batch([6, 3], [0, 0], dtype="float16")
     out, lse = run(batch)
     assert (out == 0).all()
     assert np.isneginf(lse).all()
 
 
-def test_strides(room):
+def test_strides(family):
     """q, k and v of one projection; out inside a larger tensor, whose rest stays untouched."""
     batch = make_batch([100, 50], dtype="bfloat16")
     packed = torch.randn(150, 8, 64, device="cuda").bfloat16()
@@ -133,7 +133,7 @@ def test_strides_that_tma_cannot_take(head_dim, head_dim_v, mask):
 
 @pytest.mark.parametrize("pack_gqa", [False, True])
 @pytest.mark.parametrize("lengths", [[700, 1, 0, 129, 2500], [34] * 400], ids=["mixed", "short"])
-def test_in_place(room, scheduler, lengths, pack_gqa):
+def test_in_place(family, scheduler, lengths, pack_gqa):
     batch = make_batch(lengths, heads=(16, 4), head_dim=128, dtype="bfloat16", causal=True)
     q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
     options = dict(causal=True, scheduler=scheduler, pack_gqa=pack_gqa)
@@ -219,7 +219,7 @@ def zeros(lengths, num_heads_q, num_heads_kv, head_dim, **_):
 
 
 @pytest.mark.parametrize("scheduler", ["Individual", "ValidOnlyIndividual"])
-def test_golden_counts_in_the_kernel(room, gpu, scheduler):
+def test_golden_counts_in_the_kernel(family, gpu, scheduler):
     plan = exactile.plan(seqlens_q=ZIPF, **GOLDEN, scheduler=scheduler, backend="cuda")
     padded, tiles = ZIPF_GRID[plan.block_m]
     launched = padded if scheduler == "Individual" else tiles
@@ -229,7 +229,7 @@ def test_golden_counts_in_the_kernel(room, gpu, scheduler):
 
 
 @pytest.mark.parametrize("options", [{}, {"pack_gqa": True}, {"causal": True}, {"workers": 3}])
-def test_timeline(room, gpu, scheduler, options):
+def test_timeline(family, gpu, scheduler, options):
     """Every tile with work exactly once, phases in order, a work-group on one SM at a time."""
     lengths = [700, 0, 1, 129, 128, 40]
     shape = dict(num_heads_q=8, num_heads_kv=2, head_dim=128)
@@ -263,7 +263,7 @@ def test_timeline(room, gpu, scheduler, options):
             assert before["end_ns"] == after["prologue_ns"]
 
 
-def test_a_timeline_changes_no_bit(room, scheduler):
+def test_a_timeline_changes_no_bit(family, scheduler):
     batch = make_batch([300, 0, 31, 1, 1029], dtype="bfloat16", head_dim=128, causal=True)
     q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
     plan = exactile.plan(batch.cu_q, num_heads_q=4, num_heads_kv=2, head_dim=128,
@@ -282,21 +282,21 @@ def test_a_timeline_changes_no_bit(room, scheduler):
         run(timeline_bytes=size - 1)
 
 
-def test_bench_draws_a_timeline(room, tmp_path):
+def test_bench_draws_a_timeline(family, tmp_path):
     require("matplotlib")
     path = tmp_path / "timeline.json"
     options = "--batch=16 --num_heads_q=32 --num_heads_kv=8 --varlen --varlen_dist=zipf --compare"
     options += " --pack_gqa=0 --iterations=1 --backend=cuda"
     assert cli.main(["bench", *options.split(), f"--timeline={path}"]) == 0
     launches = json.loads(path.read_text())["otherData"]["launches"]
-    padded, tiles = ZIPF_GRID[192 if room == "sm90" else 128]
+    padded, tiles = ZIPF_GRID[192 if family == "sm90" else 128]
     assert [x["tiles"] for x in launches] == [tiles] * 3
     assert [x["launched"] for x in launches[:2]] == [padded, tiles]
     assert [x["empty"] for x in launches[:2]] == [padded - tiles, 0]
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_streams_and_threads_of_one_plan(room):
+def test_streams_and_threads_of_one_plan(family):
     batch = make_batch([700, 40, 300], dtype="bfloat16", head_dim=128, causal=True)
     q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
     plan = exactile.plan(batch.cu_q, num_heads_q=4, num_heads_kv=2, head_dim=128,
@@ -315,7 +315,7 @@ def test_streams_and_threads_of_one_plan(room):
         assert torch.equal(out, want)
 
 
-def test_a_plan_may_go_before_its_kernels_are_done(room):
+def test_a_plan_may_go_before_its_kernels_are_done(family):
     batch = make_batch([2000, 1500], dtype="bfloat16", head_dim=128, heads=(16, 4))
     q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
     want = exactile.varlen_prefill(q, k, v, batch.cu_q)
@@ -323,7 +323,7 @@ def test_a_plan_may_go_before_its_kernels_are_done(room):
     assert all(torch.equal(out, want) for out in outs)
 
 
-def test_graph(room):
+def test_graph(family):
     """Captured before the plan was ever run, and beside launches outside the graph."""
     batch = make_batch([700, 40, 300], dtype="bfloat16", head_dim=128)
     q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
@@ -346,7 +346,7 @@ def test_graph(room):
 
 @pytest.mark.parametrize("mask", ["full", "causal", "window"])
 @pytest.mark.parametrize("order", [x for x in _core.ORDERS if x != "sequence_major"])
-def test_lengths_on_the_gpu(room, mask, order):
+def test_lengths_on_the_gpu(family, mask, order):
     """Planned there: the same bits; the launch is the bound."""
     batch = make_batch([700, 0, 40, 1, 300], [500, 9, 40, 1, 0], dtype="bfloat16", **MASKS[mask])
     want = run(batch, order=order)
@@ -357,7 +357,7 @@ def test_lengths_on_the_gpu(room, mask, order):
             assert_same_bits(got, expected)
 
 
-def test_many_lengths_on_the_gpu(room):
+def test_many_lengths_on_the_gpu(family):
     """More records than one block of the planner takes."""
     batch = make_batch([3, 200, 0, 17] * 900, dtype="float16", heads=(2, 2), causal=True)
     want = run(batch)
@@ -366,7 +366,7 @@ def test_many_lengths_on_the_gpu(room):
         assert_same_bits(got, expected)
 
 
-def test_golden_counts_with_lengths_on_the_gpu(room, gpu):
+def test_golden_counts_with_lengths_on_the_gpu(family, gpu):
     cu = torch.from_numpy(cumulate(ZIPF)).cuda()
     plan = exactile.plan(cu, total_q=sum(ZIPF), **GOLDEN, scheduler="ValidOnlyIndividual")
     timeline = record(plan, zeros(ZIPF, **GOLDEN), gpu)
@@ -375,7 +375,7 @@ def test_golden_counts_with_lengths_on_the_gpu(room, gpu):
     assert timeline.launched == plan.launched <= at_most
 
 
-def test_graph_replayed_with_other_lengths(room):
+def test_graph_replayed_with_other_lengths(family):
     first, second = [500, 40, 484], [24, 1000, 0]
     batch = make_batch(first, dtype="bfloat16", head_dim=128, causal=True)
     q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))
@@ -399,7 +399,7 @@ def test_graph_replayed_with_other_lengths(room):
 
 
 @needs("nvrtc")
-def test_a_scheduler_of_ones_own(room):
+def test_a_scheduler_of_ones_own(family):
     batch = make_batch([300, 0, 31, 1, 129], dtype="bfloat16", causal=True)
     own = exactile.Scheduler("Reverse", source=REVERSE)
     strided = exactile.Scheduler("Strided", source=STRIDED, like="ValidOnlyPersistent")
@@ -424,7 +424,7 @@ def test_other_libraries(library):
     batch.check(to_host(out), to_host(lse))
 
 
-def test_more_than_two_to_the_31_elements(room):
+def test_more_than_two_to_the_31_elements(family):
     require("gpu memory")
     tokens, heads = 70_000, 256
     q = torch.zeros(tokens, heads, 128, device="cuda", dtype=torch.bfloat16)

@@ -25,7 +25,7 @@ def report():
 
 
 def test_everything_supported_is_shipped(report):
-    # 2 rooms; 2 kinds of mask and 3 schedulers, and packed sequences with one; 2 planners.
+    # 2 families; 2 kinds of mask and 3 schedulers, and packed sequences with one; 2 planners.
     assert len(report) == len(ROWS) * 2 * (2 * 3 + 1) + 2
     assert {entry["architecture"] for entry in report} == {"sm_80", "sm_90a"}
     assert {f"{entry['key']}.cubin" for entry in report} == {
@@ -45,10 +45,10 @@ def test_no_spills(report):
 
 
 @pytest.mark.parametrize("scheduler", exactile.SCHEDULERS)
-@pytest.mark.parametrize("room", ["sm80", "sm90"])
-def test_a_shipped_kernel_is_found_in_the_wheel(report, room, scheduler):
-    program = _core.kernel_program(room, "bfloat16", 128, 128, True, scheduler)
-    origin, key, name, image = _core.find_cubin(*program, "sm_90a" if room == "sm90" else "sm_80")
+@pytest.mark.parametrize("family", ["sm80", "sm90"])
+def test_a_shipped_kernel_is_found_in_the_wheel(report, family, scheduler):
+    program = _core.kernel_program(family, "bfloat16", 128, 128, True, scheduler)
+    origin, key, name, image = _core.find_cubin(*program, "sm_90a" if family == "sm90" else "sm_80")
     assert origin in ("wheel", "memory")
     assert key in {entry["key"] for entry in report}
     assert image[:4] == b"\x7fELF"
@@ -95,9 +95,9 @@ def test_host_arrays_are_refused():
         plan.run(x, x, x)
 
 
-def test_an_unknown_room(monkeypatch):
-    monkeypatch.setenv("EXACTILE_CUDA_ROOM", "sm70")
-    with pytest.raises(ValueError, match="EXACTILE_CUDA_ROOM: expected one of sm80, sm90"):
+def test_an_unknown_family(monkeypatch):
+    monkeypatch.setenv("EXACTILE_CUDA_FAMILY", "sm70")
+    with pytest.raises(ValueError, match="EXACTILE_CUDA_FAMILY: expected one of sm80, sm90"):
         exactile.plan(
             [0, 8], num_heads_q=1, num_heads_kv=1, head_dim=64, dtype="float16", backend="cuda"
         )

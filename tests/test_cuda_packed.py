@@ -18,19 +18,19 @@ SHORT_K = [*[5, 30, 9, 7, 64, 0, 17, 41, 60, 32, 3] * 3, 290, 1, 0, 1, 25, 3, 0,
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
-def test_packed_sequences(room, dtype, head_dim, head_dim_v, mask):
+def test_packed_sequences(family, dtype, head_dim, head_dim_v, mask):
     shape = dict(dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v, heads=(8, 2))
     batch = make_batch(SHORT_Q, SHORT_K, **shape, **MASKS[mask])
     for pack_gqa in False, True:
         got = run(batch, pack_sequences=True, pack_gqa=pack_gqa)
         batch.check(*got)
-        if room == "sm80":  # there a tile's sequences are computed one after the other
+        if family == "sm80":  # there a tile's sequences are computed one after the other
             for packed, alone in zip(got, run(batch, pack_gqa=pack_gqa), strict=True):
                 assert_same_bits(packed, alone)
 
 
 @needs("nvrtc")
-def test_packed_sequences_under_another_policy(room):
+def test_packed_sequences_under_another_policy(family):
     batch = make_batch(SHORT_Q, SHORT_K, dtype="bfloat16", head_dim=128, heads=(8, 2))
     want = run(batch, pack_sequences=True)
     for got, persistent in zip(
@@ -45,7 +45,7 @@ def test_packed_sequences_under_another_policy(room):
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("head_dim", [64, 96, 128])
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_poison_in_a_packed_tile(room, dtype, head_dim, poison):
+def test_poison_in_a_packed_tile(family, dtype, head_dim, poison):
     """Single values in V: they reach the rows that see them, and none of another sequence."""
     shape = dict(heads=(8, 2), head_dim=head_dim, dtype=dtype)
     batch, clean = (make_batch(SHORT_Q, SHORT_K, **shape, causal=True) for _ in range(2))

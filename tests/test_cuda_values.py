@@ -37,7 +37,7 @@ def rows_that_see(batch, key, further=0):
 
 @pytest.mark.parametrize("mask", [name for name in MASKS if name != "full"])
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
-def test_how_far_a_value_reaches(room, dtype, head_dim, head_dim_v, mask):
+def test_how_far_a_value_reaches(family, dtype, head_dim, head_dim_v, mask):
     """Inf and NaN in V: all rows that see the key, and no row further from these than a tile and a
     key block; those keep every bit."""
     shape = dict(heads=(8, 2), head_dim=head_dim, head_dim_v=head_dim_v, dtype=dtype)
@@ -73,7 +73,7 @@ def test_how_far_a_value_reaches(room, dtype, head_dim, head_dim_v, mask):
 
 @pytest.mark.parametrize("mask", [name for name in MASKS if name != "full"])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_keys_that_a_row_does_not_see(room, dtype, mask):
+def test_keys_that_a_row_does_not_see(family, dtype, mask):
     """NaN in K changes no bit of a row that does not see it."""
     clean, batch = (
         make_batch(*LENGTHS, dtype=dtype, head_dim=128, heads=(8, 2), **MASKS[mask])
@@ -97,7 +97,7 @@ def test_keys_that_a_row_does_not_see(room, dtype, mask):
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("largest", [1e2, 1e4, 1e9, 1e18, 1e30])
 @pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
-def test_large_scores(room, head_dim, largest, order, mask):
+def test_large_scores(family, head_dim, largest, order, mask):
     """Of bfloat16, up to 1e30: the rounding of a product of that size may not show."""
     lengths = [300, 90, 700]
     batch = make_batch(lengths, dtype="bfloat16", head_dim=head_dim, heads=(4, 2), **MASKS[mask])

@@ -239,7 +239,7 @@ def test_packed_tiles_hold_every_row_once(pack_gqa):
 
 
 def test_the_planner_packs_short_sequences_alone(monkeypatch):
-    monkeypatch.setenv("EXACTILE_CUDA_ROOM", "sm90")
+    monkeypatch.setenv("EXACTILE_CUDA_FAMILY", "sm90")
     short = exactile.plan(seqlens_q=[34] * 4096, **GOLDEN, backend="cuda")
     assert short.pack_sequences
     assert short.pack_gqa

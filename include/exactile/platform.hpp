@@ -8,8 +8,8 @@
 #error "exactile: expected C++20 (-std=c++20; g++ 11, clang 15, nvcc 12.4 or newer)"
 #endif
 
-// Functions are always inlined: the CPU room compiles these headers once per instruction set, and
-// an out-of-line copy made with AVX-512 could be linked into code for older processors.
+// Functions are always inlined: the CPU backend compiles these headers once per instruction set,
+// and an out-of-line copy made with AVX-512 could be linked into code for older processors.
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define EXACTILE_HOST_DEVICE __host__ __device__ __forceinline__
 #elif defined(__GNUC__) || defined(__clang__)

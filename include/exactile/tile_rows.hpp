@@ -15,7 +15,7 @@ struct TileRows {
   int32_t first_head;  ///< query head of row 0
   int32_t kv_head;
 
-  /// Params: tile_tokens, tile_heads and group, as a room's PrefillParams says them.
+  /// Params: tile_tokens, tile_heads and group, as PrefillParams says them.
   template <class Params>
   EXACTILE_HOST_DEVICE TileRows(const Params& params, const WorkTile& tile)
       : record(tile.rows),

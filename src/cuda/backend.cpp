@@ -23,11 +23,11 @@ class CudaBackend final : public BackendInterface {
   Target target(const PlanRequest& request) const override {
     constexpr int kH100Multiprocessors = 132;
     const Device* const device = planning_device();
-    const Room room = device && device->major() >= 8
-                          ? device->room()
-                          : room_from_environment().value_or(Room::kSm90);
+    const Family family = device && best_family(10 * device->major() + device->minor())
+                              ? device->family()
+                              : family_from_environment().value_or(Family::kSm90);
     const auto tile = [&](bool packs_sequences) -> TileSize {
-      const Shape shape = shape_of({.room = room,
+      const Shape shape = shape_of({.family = family,
                                     .dtype = request.dtype,
                                     .head_dim = static_cast<int32_t>(request.head_dim),
                                     .head_dim_v = static_cast<int32_t>(request.head_dim_v),
@@ -37,7 +37,7 @@ class CudaBackend final : public BackendInterface {
     };
     return {.tile = tile(false),
             .packed_tile = tile(true),
-            .packing_pays = room == Room::kSm90,
+            .packing_pays = traits_of(family).packing_pays,
             .key_step = 64,
             .tile_overhead_keys = 96,
             .workers = device ? device->multiprocessors() : kH100Multiprocessors};

@@ -72,35 +72,38 @@ void Device::open() {
   context_ = context;
 }
 
-Room Device::room() const {
-  if (major_ < 8) {
+Family Device::family(bool any_array) const {
+  const int capability = major_ * 10 + minor_;
+  const auto best = best_family(capability, any_array);
+  if (!best) {
     throw std::runtime_error("exactile: cuda: expected a GPU of compute capability 8.0 or newer, " +
                              std::string("got ") + name_ + " of " + std::to_string(major_) + "." +
                              std::to_string(minor_));
   }
-  const Room best = major_ == 9 && minor_ == 0 ? Room::kSm90 : Room::kSm80;
-  const Room room = room_from_environment().value_or(best);
-  if (room == Room::kSm90 && best != room) {
+  const auto wanted = family_from_environment();
+  if (!wanted || (any_array && traits_of(*wanted).needs_tma)) return *best;
+  const FamilyTraits traits = traits_of(*wanted);
+  if (!traits.runs_on(capability)) {
     throw std::invalid_argument(
-        "EXACTILE_CUDA_ROOM: sm90 needs a GPU of compute capability 9.0, "
-        "got " +
-        name_);
+        std::string("EXACTILE_CUDA_FAMILY: ") + name_of(*wanted, kFamilyNames) +
+        " needs a GPU of compute capability " + std::to_string(traits.capability / 10) + "." +
+        std::to_string(traits.capability % 10) + ", got " + name_);
   }
-  return room;
+  return *wanted;
 }
 
-std::string Device::architecture(Room room) const {
-  if (room == Room::kSm90) return "sm_90a";
-  if (major_ == 8) return "sm_80";  // runs on 8.6 and 8.9 too
+std::string Device::architecture(Family family) const {
+  const FamilyTraits traits = traits_of(family);
+  if (major_ == traits.capability / 10) return traits.architecture;  // runs on 8.6 and 8.9 too
   return "sm_" + std::to_string(major_ * 10 + minor_);
 }
 
 const LoadedKernel& Device::kernel(const KernelSpec& spec) {
-  return kernel(make_program(spec, architecture(spec.room)), shape_of(spec));
+  return kernel(make_program(spec, architecture(spec.family)), shape_of(spec));
 }
 
 const LoadedKernel& Device::planner() {
-  return kernel(planner_program(architecture(room())), planner_shape());
+  return kernel(planner_program(architecture(family())), planner_shape());
 }
 
 const LoadedKernel& Device::kernel(const jit::Program& program, const Shape& shape) {

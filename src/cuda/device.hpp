@@ -47,11 +47,11 @@ class Device {
   /// For copies while the caller's stream is captured.
   Stream side_stream() const { return side_stream_; }
 
-  /// The room that EXACTILE_CUDA_ROOM names, else the best that runs here. Throws
-  /// std::runtime_error for a device that no room runs on.
-  Room room() const;
-  /// What the kernels of a room are compiled for: "sm_90a", "sm_80".
-  std::string architecture(Room room) const;
+  /// The family that EXACTILE_CUDA_FAMILY names, else the best that runs here; one that takes any
+  /// array, if asked for. Throws std::runtime_error for a device that none runs on.
+  Family family(bool any_array = false) const;
+  /// What the kernels of a family are compiled for: "sm_90a", "sm_80".
+  std::string architecture(Family family) const;
 
   /// Found or compiled on first use; throws std::runtime_error where it cannot be loaded.
   const LoadedKernel& kernel(const KernelSpec& spec);

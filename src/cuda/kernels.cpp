@@ -1,4 +1,4 @@
-// src/cuda/kernels.cpp - a row of support.def without Traits in both rooms does not compile.
+// src/cuda/kernels.cpp - a row of support.def without Traits in every family does not compile.
 #include "cuda/kernels.hpp"
 
 #include <algorithm>
@@ -14,9 +14,9 @@
 namespace exactile::cuda {
 namespace {
 
-/// By Room, MaskKind.
+/// By Family, MaskKind.
 struct Shapes {
-  Shape of[kNumRooms][kNumMaskKinds];
+  Shape of[kNumFamilies][kNumMaskKinds];
 };
 
 template <class Traits>
@@ -39,21 +39,21 @@ const std::vector<KernelRow<Shapes>>& rows() {
       []<class Element, int kHeadDim, int kHeadDimV>() -> Shapes {
         constexpr auto kFull = MaskKind::kFull, kBorder = MaskKind::kBorder,
                        kPacked = MaskKind::kPacked;
-        return {{{shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
-                  shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
-                  shape_of_traits<sm80::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()},
-                 {shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),
-                  shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(),
-                  shape_of_traits<sm90::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()}}};
+#define EXACTILE_FAMILY(Family, name, ...)                                 \
+  {shape_of_traits<name::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),   \
+   shape_of_traits<name::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(), \
+   shape_of_traits<name::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()},
+        return {{EXACTILE_CUDA_FAMILIES(EXACTILE_FAMILY)}};
+#undef EXACTILE_FAMILY
       });
   return all;
 }
 
 constexpr const char* kMaskKindNames[kNumMaskKinds] = {"kFull", "kBorder", "kPacked"};
 
-std::string traits_name(const KernelSpec& spec, const std::string& room) {
-  return room + "Traits<" + element_name(spec.dtype) + ", " + std::to_string(spec.head_dim) + ", " +
-         std::to_string(spec.head_dim_v) +
+std::string traits_name(const KernelSpec& spec, const std::string& family) {
+  return family + "Traits<" + element_name(spec.dtype) + ", " + std::to_string(spec.head_dim) +
+         ", " + std::to_string(spec.head_dim_v) +
          ", exactile::cuda::MaskKind::" + kMaskKindNames[static_cast<int>(spec.mask)] + ">";
 }
 
@@ -66,30 +66,47 @@ MaskKind mask_kind(const Mask& mask, bool packs_sequences) {
 
 Shape shape_of(const KernelSpec& spec) {
   if (const Shapes* shapes = find_row(rows(), spec.dtype, spec.head_dim, spec.head_dim_v)) {
-    return shapes->of[static_cast<int>(spec.room)][static_cast<int>(spec.mask)];
+    return shapes->of[static_cast<int>(spec.family)][static_cast<int>(spec.mask)];
   }
   throw std::invalid_argument("exactile: cuda: no kernel for this dtype and head_dim");
 }
 
 jit::Program make_program(const KernelSpec& spec, const std::string& architecture) {
-  const std::string room_name = kRoomNames[static_cast<int>(spec.room)];
-  const std::string room = "exactile::cuda::" + room_name + "::";
-  std::string source = "#include <exactile/cuda/" + room_name +
+  const std::string name = name_of(spec.family, kFamilyNames);
+  const std::string family = "exactile::cuda::" + name + "::";
+  std::string source = "#include <exactile/cuda/" + name +
                        "/kernel.hpp>\n"
                        "#include <exactile/scheduler.hpp>\n";
   const PolicySource policy = policy_of(spec.scheduler, spec.user);
   source += policy.source;
   return {.source = std::move(source),
-          .name_expression = room + "prefill_kernel<" + traits_name(spec, room) + ", " +
+          .name_expression = family + "prefill_kernel<" + traits_name(spec, family) + ", " +
                              policy.name + ", exactile::cuda::" + name_of(spec.probe, kProbeNames) +
                              ">",
           .architecture = architecture};
 }
 
-std::optional<Room> room_from_environment() {
-  const char* const wanted = std::getenv("EXACTILE_CUDA_ROOM");
+FamilyTraits traits_of(Family family) {
+#define EXACTILE_FAMILY(Family, name, ...) {__VA_ARGS__},
+  constexpr FamilyTraits kFamilies[] = {EXACTILE_CUDA_FAMILIES(EXACTILE_FAMILY)};
+#undef EXACTILE_FAMILY
+  return kFamilies[static_cast<int>(family)];
+}
+
+std::optional<Family> best_family(int capability, bool any_array) {
+  for (int i = kNumFamilies - 1; i >= 0; --i) {
+    const FamilyTraits traits = traits_of(static_cast<Family>(i));
+    if (traits.runs_on(capability) && !(any_array && traits.needs_tma)) {
+      return static_cast<Family>(i);
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<Family> family_from_environment() {
+  const char* const wanted = std::getenv("EXACTILE_CUDA_FAMILY");
   if (!wanted || !*wanted) return std::nullopt;
-  return from_name<Room>(wanted, kRoomNames, "EXACTILE_CUDA_ROOM");
+  return from_name<Family>(wanted, kFamilyNames, "EXACTILE_CUDA_FAMILY");
 }
 
 jit::Program planner_program(const std::string& architecture) {
@@ -110,13 +127,13 @@ Shape planner_shape() {
 std::vector<jit::Program> shipped_programs() {
   std::vector<KernelSpec> specs;
   for (const KernelRow<Shapes>& row : rows()) {
-    for (const Room room : {Room::kSm80, Room::kSm90}) {
+    for (int family = 0; family < kNumFamilies; ++family) {
       for (const MaskKind mask : {MaskKind::kFull, MaskKind::kBorder, MaskKind::kPacked}) {
         for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
           // The planner packs unasked for some policies; others are compiled when they are asked
           // for.
           if (mask == MaskKind::kPacked && !packs(static_cast<SchedulerKind>(scheduler))) continue;
-          specs.push_back({.room = room,
+          specs.push_back({.family = static_cast<Family>(family),
                            .dtype = row.dtype,
                            .head_dim = row.head_dim,
                            .head_dim_v = row.head_dim_v,
@@ -129,12 +146,13 @@ std::vector<jit::Program> shipped_programs() {
   // What takes longest to compile first: workers that share them out end together.
   std::ranges::stable_sort(specs, std::ranges::greater{},
                            [](const KernelSpec& spec) { return spec.head_dim + spec.head_dim_v; });
-  constexpr const char* kArchitectures[kNumRooms] = {"sm_80", "sm_90a"};
   std::vector<jit::Program> programs;
   for (const KernelSpec& spec : specs) {
-    programs.push_back(make_program(spec, kArchitectures[static_cast<int>(spec.room)]));
+    programs.push_back(make_program(spec, traits_of(spec.family).architecture));
   }
-  for (const char* architecture : kArchitectures) programs.push_back(planner_program(architecture));
+  for (int family = 0; family < kNumFamilies; ++family) {
+    programs.push_back(planner_program(traits_of(static_cast<Family>(family)).architecture));
+  }
   return programs;
 }
 

@@ -1,6 +1,7 @@
 // src/cuda/kernels.hpp - which kernels there are: support.def's rows, their shapes, their sources.
 #pragma once
 
+#include <exactile/cuda/families.def>
 #include <exactile/cuda/params.hpp>
 #include <optional>
 #include <string>
@@ -11,10 +12,31 @@
 
 namespace exactile::cuda {
 
-/// Kernels for one family of GPUs.
-enum class Room : unsigned char { kSm80, kSm90 };
-inline constexpr const char* kRoomNames[] = {"sm80", "sm90"};
-inline constexpr int kNumRooms = std::size(kRoomNames);
+/// Kernels for one family of GPUs: kSm80, ... (families.def).
+#define EXACTILE_FAMILY(Family, ...) k##Family,
+enum class Family : unsigned char { EXACTILE_CUDA_FAMILIES(EXACTILE_FAMILY) };
+#undef EXACTILE_FAMILY
+#define EXACTILE_FAMILY(Family, name, ...) #name,
+inline constexpr const char* kFamilyNames[] = {EXACTILE_CUDA_FAMILIES(EXACTILE_FAMILY)};
+#undef EXACTILE_FAMILY
+inline constexpr int kNumFamilies = std::size(kFamilyNames);
+
+/// The columns of families.def.
+struct FamilyTraits {
+  int capability;
+  bool newer;
+  const char* architecture;
+  bool needs_tma, packing_pays, splits_tiles;
+
+  /// Whether it runs on GPUs of this compute capability (90: 9.0).
+  constexpr bool runs_on(int given) const {
+    return given == capability || (newer && given > capability);
+  }
+};
+FamilyTraits traits_of(Family family);
+
+/// The fastest that runs on a compute capability, with any array or with those that TMA takes.
+std::optional<Family> best_family(int capability, bool any_array = false);
 
 /// What the host needs to know of a kernel's Traits.
 struct Shape {
@@ -22,7 +44,7 @@ struct Shape {
   int32_t block_n;
   int32_t threads;
   int32_t shared_bytes;
-  int32_t chunk;  ///< columns of a TMA box and of its swizzle; 0 in rooms without TMA
+  int32_t chunk;  ///< columns of a TMA box and of its swizzle; 0 in families without TMA
   int32_t box_n;  ///< keys in a TMA box
 };
 
@@ -32,7 +54,7 @@ inline constexpr const char* kProbeNames[] = {"NoProbe", "Timeline"};
 inline constexpr int kNumProbes = std::size(kProbeNames);
 
 struct KernelSpec {
-  Room room;
+  Family family;
   Dtype dtype;
   int32_t head_dim;
   int32_t head_dim_v;
@@ -54,8 +76,8 @@ jit::Program make_program(const KernelSpec& spec, const std::string& architectur
 jit::Program planner_program(const std::string& architecture);
 Shape planner_shape();
 
-/// EXACTILE_CUDA_ROOM, for tests and comparisons: "sm80" or "sm90".
-std::optional<Room> room_from_environment();
+/// EXACTILE_CUDA_FAMILY, for tests and comparisons.
+std::optional<Family> family_from_environment();
 
 /// What the wheel ships, for sm_90a and for sm_80, which 8.6 and 8.9 run too: support.def's rows
 /// under both kinds of mask and every scheduler, and the planner.

@@ -79,8 +79,8 @@ Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr cou
 
 DevicePlans& memory_of(const Plan& plan) { return static_cast<DevicePlans&>(*plan.memory); }
 
-KernelSpec spec_of(const Plan& plan, Room room, Probe probe) {
-  return {.room = room,
+KernelSpec spec_of(const Plan& plan, Family family, Probe probe) {
+  return {.family = family,
           .dtype = plan.dtype,
           .head_dim = plan.head_dim,
           .head_dim_v = plan.head_dim_v,
@@ -126,8 +126,8 @@ void enqueue_planner(const Plan& plan) {
 
 void launch(const Plan& plan, const PrefillArgs& args) {
   Device& device = Device::get(args.q.device.id);
-  Room room = device.room();
-  if (!fits_tma(args.q) || !fits_tma(args.k) || !fits_tma(args.v)) room = Room::kSm80;
+  const bool any_array = !fits_tma(args.q) || !fits_tma(args.k) || !fits_tma(args.v);
+  const Family family = device.family(any_array);
   if (plan.launched == 0) return;
   if (args.timeline && args.timeline_bytes < timeline_bytes(plan)) {
     throw std::invalid_argument("varlen_prefill: expected a timeline of " +
@@ -138,16 +138,17 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const std::scoped_lock lock(memory_of(plan).mutex());
   DevicePlan& memory = memory_of(plan).on(device, plan);
   const Probe probe = args.timeline ? Probe::kTimeline : Probe::kNoProbe;
-  const LoadedKernel*& kernel = memory.kernels[static_cast<int>(room)][static_cast<int>(probe)];
-  if (!kernel) kernel = &device.kernel(spec_of(plan, room, probe));
+  const LoadedKernel*& kernel = memory.kernels[static_cast<int>(family)][static_cast<int>(probe)];
+  if (!kernel) kernel = &device.kernel(spec_of(plan, family, probe));
   const Shape& shape = kernel->shape;
-  // The sm80 kernels take a tile in parts, of whole tokens.
-  const bool takes_tiles = room == Room::kSm80 ? !plan.pack_gqa || plan.group() <= shape.block_m
-                                               : plan.block_m == shape.block_m;
+  // A part of a tile is of whole tokens.
+  const bool takes_tiles = traits_of(family).splits_tiles
+                               ? !plan.pack_gqa || plan.group() <= shape.block_m
+                               : plan.block_m == shape.block_m;
   if (!takes_tiles) {
     throw std::invalid_argument("varlen_prefill: expected a plan with tiles of " +
                                 std::to_string(shape.block_m) + " rows for the " +
-                                name_of(room, kRoomNames) + " kernels, got one with " +
+                                name_of(family, kFamilyNames) + " kernels, got one with " +
                                 std::to_string(plan.block_m) + ": plan on the device that runs it");
   }
 

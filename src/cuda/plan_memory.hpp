@@ -40,8 +40,8 @@ class DevicePlan {
   /// Number of records, where the planner on the device counts them; else null.
   const int32_t* planned() const { return planned_ ? pointer<int32_t>(planned_) : nullptr; }
 
-  /// Loaded on first use, by Room and Probe.
-  const LoadedKernel* kernels[kNumRooms][kNumProbes] = {};
+  /// Loaded on first use, by Family and Probe.
+  const LoadedKernel* kernels[kNumFamilies][kNumProbes] = {};
 
  private:
   struct StreamState {

@@ -37,11 +37,11 @@ nb::dict driver_info() {
 }
 
 /// (source, name_expression) of a kernel; for tests.
-nb::tuple kernel_program(const std::string& room, const std::string& dtype, int head_dim,
+nb::tuple kernel_program(const std::string& family, const std::string& dtype, int head_dim,
                          int head_dim_v, bool border, const std::string& scheduler,
                          const std::string& probe) {
   const jit::Program program =
-      make_program({.room = from_name<Room>(room, kRoomNames, "room"),
+      make_program({.family = from_name<Family>(family, kFamilyNames, "family"),
                     .dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
                     .head_dim = head_dim,
                     .head_dim_v = head_dim_v,
@@ -121,7 +121,7 @@ void bind(nb::module_& m) {
   m.def("cuda_empty", &empty, "shape"_a, "dtype"_a, "device"_a);
   m.def("cuda_lengths", &lengths, "lengths"_a.noconvert());
   m.def("cuda_synchronize", &synchronize, "device"_a, "stream"_a);
-  m.def("kernel_program", &kernel_program, "room"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
+  m.def("kernel_program", &kernel_program, "family"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
         "border"_a, "scheduler"_a, "probe"_a = "NoProbe");
   m.def("find_cubin", &find_cubin, "source"_a, "name_expression"_a, "architecture"_a);
 }

@@ -61,7 +61,7 @@ std::optional<Shape> find_shape(SyclKernel kernel, Dtype dtype, int64_t head_dim
 }
 
 /// Where the templates of a kernel lie, and what one of its instances is told besides the row.
-struct Room {
+struct Family {
   const char* name;              ///< folder and namespace
   const char* traits_arguments;  ///< after the head dims: ", Architecture"
   const char* macros;            ///< before the headers
@@ -69,7 +69,7 @@ struct Room {
 
 /// By SyclKernel. A kernel for some devices only is a line here, its name in kSyclKernelNames, its
 /// Traits in add_row(), and a device's choice of it in _choose_kernel() of _sycl.py.
-constexpr Room kRooms[] = {
+constexpr Family kFamilies[] = {
     {.name = "portable", .traits_arguments = "", .macros = ""},
     {.name = "xmx", .traits_arguments = ", exactile::sycl::xmx::XeHpc", .macros = ""},
     {.name = "xmx", .traits_arguments = ", exactile::sycl::xmx::Xe2", .macros = ""},
@@ -77,12 +77,12 @@ constexpr Room kRooms[] = {
      .traits_arguments = ", exactile::sycl::xmx::XeHpc",
      .macros = "#define EXACTILE_XMX_EMULATED\n"},
 };
-static_assert(std::size(kRooms) == kNumSyclKernels);
+static_assert(std::size(kFamilies) == kNumSyclKernels);
 
-std::string traits_name(const KernelSpec& spec, const Room& room) {
-  return std::string("exactile::sycl::") + room.name + "::Traits<" + element_name(spec.dtype) +
+std::string traits_name(const KernelSpec& spec, const Family& family) {
+  return std::string("exactile::sycl::") + family.name + "::Traits<" + element_name(spec.dtype) +
          ", " + std::to_string(spec.head_dim) + ", " + std::to_string(spec.head_dim_v) +
-         room.traits_arguments + ">";
+         family.traits_arguments + ">";
 }
 
 }  // namespace
@@ -103,16 +103,16 @@ Shape shape_of(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_di
 }
 
 jit::Program make_program(const KernelSpec& spec) {
-  const Room& room = kRooms[static_cast<int>(spec.kernel)];
-  std::string source = std::string(room.macros) +
+  const Family& family = kFamilies[static_cast<int>(spec.kernel)];
+  std::string source = std::string(family.macros) +
                        "#include <exactile/scheduler.hpp>\n"
                        "#include <exactile/sycl/" +
-                       room.name + "/kernel.hpp>\n";
+                       family.name + "/kernel.hpp>\n";
   const PolicySource policy = policy_of(spec.scheduler, spec.user);
   source += policy.source;
   return {.source = std::move(source),
-          .name_expression = std::string("exactile::sycl::") + room.name + "::prefill_kernel<" +
-                             traits_name(spec, room) + ", " + policy.name + ", " +
+          .name_expression = std::string("exactile::sycl::") + family.name + "::prefill_kernel<" +
+                             traits_name(spec, family) + ", " + policy.name + ", " +
                              (spec.count ? "true" : "false") + ">",
           .architecture = "",
           .language = jit::Language::kSycl};

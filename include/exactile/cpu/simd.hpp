@@ -2,7 +2,7 @@
 //
 // One source for every instruction set: a translation unit defines EXACTILE_CPU_ISA (the name of
 // its inline namespace) and is compiled with that set's flags. Lanes are query rows everywhere in
-// this room, so there is no horizontal operation in here.
+// the CPU's kernels, so there is no horizontal operation in here.
 #pragma once
 
 #include <exactile/element.hpp>

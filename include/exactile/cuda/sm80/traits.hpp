@@ -1,4 +1,4 @@
-// exactile/cuda/sm80/traits.hpp - tile sizes of the room for every NVIDIA GPU from Ampere on.
+// exactile/cuda/sm80/traits.hpp - tile sizes of the kernels for every NVIDIA GPU from Ampere on.
 //
 // Shared memory stays below the 99 KB that sm_86, sm_89 and sm_120 give to a work-group: the same
 // tile shape, and so the same bits, everywhere.

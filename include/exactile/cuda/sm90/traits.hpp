@@ -1,4 +1,4 @@
-// exactile/cuda/sm90/traits.hpp - the tiles of the Hopper room. Host and device read it.
+// exactile/cuda/sm90/traits.hpp - the tiles of the Hopper kernels. Host and device read it.
 #pragma once
 
 #include <exactile/cuda/params.hpp>
