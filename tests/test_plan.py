@@ -275,13 +275,17 @@ def test_plans_are_read_only():
             view[0] = 1
 
 
+MINE = """
+#include <exactile/scheduler.hpp>
+struct Mine : exactile::ValidOnlyIndividual { using ValidOnlyIndividual::ValidOnlyIndividual; };
+"""
 OPTIONS = {
     "default": {},
     "chosen": dict(scheduler="ValidOnlyIndividual", order="natural", window=(5, 3), workers=3),
     "padded": dict(scheduler="Individual", causal=True),
     "cuda": dict(backend="cuda", pack_sequences=True, workers=132),
     "sycl": dict(backend="sycl"),
-    "own": dict(backend="cuda", scheduler=exactile.Scheduler("Mine", source="struct Mine {};")),
+    "own": dict(backend="cuda", scheduler=exactile.Scheduler("Mine", source=MINE)),
 }
 
 

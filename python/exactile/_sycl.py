@@ -404,8 +404,7 @@ def run(
     _check_device(queue, core.sycl_kernel, core.dtype, threads, local_bytes)
     if core.launched > 0:
         on_device = memory.on(core, queue)
-        persistent = core.policy == "ValidOnlyPersistent"
-        counter = on_device.counter(address) if persistent else 0
+        counter = on_device.counter(address) if core.has_counter else 0
         sycl.launch(
             address,
             _kernel(queue, source, name_expression, registers),

@@ -229,7 +229,7 @@ def _places(core: _core.Plan, record: _Int64s) -> tuple[_Int64s, _Int64s]:
 def _order_index(core: _core.Plan, index: _Int64s) -> _Int64s:
     """Indices of the plan's TileOrder, from record * heads + head."""
     record, head = np.divmod(index, core.tile_heads)
-    if core.policy == "Individual":
+    if not core.has_list:
         sequence, m_block = _places(core, record)
         return (sequence * core.tile_heads + head) * core.max_m_blocks + m_block
     if core.order == "head_major":
@@ -270,7 +270,7 @@ def _walks(scheduler: Scheduler, core: _core.Plan) -> tuple[npt.NDArray[np.void]
 def _outcome(scheduler: Scheduler, core: _core.Plan, *arguments: str) -> npt.NDArray[np.uint8]:
     """What the program of a policy writes of a plan."""
     seconds = _SECONDS + _num_tiles(core) // 2_000_000
-    on_gpu = core.policy != "Individual" and len(core.records) == 0
+    on_gpu = core.has_list and len(core.records) == 0
     request = np.array(
         [
             core.batch,

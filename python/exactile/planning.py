@@ -197,7 +197,7 @@ class Plan:
             *([] if same else [f"            {_shorten(lengths.k)} (keys)"]),
             f"mask        {_describe_window(self.window)}",
             f"scheduler   {self.scheduler}"
-            + ("" if self.scheduler == "Individual" else f", {self.order}")
+            + (f", {self.order}" if self._core.has_list else "")
             + f", tiles of {self.block_m} x {self.block_n}{packing}, {self.backend}",
             f"work-groups {self.launched:,} launched, {self.launched - self.num_empty:,} with "
             f"work, {self.num_empty:,} empty",

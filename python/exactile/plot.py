@@ -203,7 +203,7 @@ def _draw(ax: Any, plan: Plan, grid: npt.NDArray[np.int32], work: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     rgb = work.to_rgba(np.maximum(grid, 1), bytes=True)
-    rgb[grid < 0] = to_rgba_array(EMPTY if plan.scheduler == "Individual" else NOT_LAUNCHED) * 255
+    rgb[grid < 0] = to_rgba_array(NOT_LAUNCHED if plan._core.has_list else EMPTY) * 255
     rows, columns = grid.shape
     tokens = plan.tile_tokens
     # More cells than pixels are averaged.

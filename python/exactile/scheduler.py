@@ -43,9 +43,9 @@ class Scheduler:
         Defines it; includes ``<exactile/scheduler.hpp>``. It satisfies ``exactile::TileScheduler``
         (``exactile/scheduler/concepts.hpp`` states the duties), and its ``Params`` are those of the
         shipped policy `like`.
-    like : {"ValidOnlyIndividual", "ValidOnlyPersistent", "Individual"}
-        Whose Params the policy takes: ``CompactList``; ``CountedList`` (a list, a counter that is
-        0, and the number of work-groups that are launched); ``PaddedGrid``.
+    like : str
+        One of `SCHEDULERS`, whose Params the policy takes: ``CompactList``; ``CountedList`` (a
+        list, a counter that is 0, and the number of work-groups that are launched); ``PaddedGrid``.
 
     Raises
     ------

@@ -12,6 +12,7 @@
 
 #include "api/planner.hpp"
 #include "api/prefill.hpp"
+#include "base/policies.hpp"
 #include "base/result_memory.hpp"
 #include "base/support.hpp"
 #include "cpu/launch.hpp"
@@ -206,6 +207,8 @@ NB_MODULE(_core, m) {
                                              : name_of(p.scheduler, kSchedulerNames);
                    })
       .def_prop_ro("policy", [](const Plan& p) { return name_of(p.scheduler, kSchedulerNames); })
+      .def_prop_ro("has_list", [](const Plan& p) { return has_list(p.scheduler); })
+      .def_prop_ro("has_counter", [](const Plan& p) { return has_counter(p.scheduler); })
       .def_prop_ro("user_scheduler",
                    [](const Plan& p) -> std::optional<UserSchedulerFields> {
                      if (!p.user_scheduler) return std::nullopt;
