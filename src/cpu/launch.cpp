@@ -36,6 +36,22 @@ EXACTILE_CPU_ISAS
 namespace {
 
 #if defined(__x86_64__)
+/// What -march=x86-64-v3 may use. clang 15 does not know the level by its name.
+bool has_x86_64_v3() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+  if (!(c >> 22 & 1) || !(c >> 29 & 1)) return false;                           // MOVBE, F16C
+  if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c >> 5 & 1)) return false;  // LZCNT
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+bool has_x86_64_v4() {
+  return has_x86_64_v3() && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
 /// The processor has AMX for bf16, and the kernel of the system lets this process use its state.
 bool has_amx_bf16() {
 #if defined(__linux__)
@@ -53,11 +69,9 @@ bool has_amx_bf16() {
 bool runs_here(std::string_view isa) {
 #if defined(__x86_64__)
   if (isa == "amx_bf16") return runs_here("avx512_bf16") && has_amx_bf16();
-  if (isa == "avx512_bf16") {
-    return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
-  }
-  if (isa == "avx512") return __builtin_cpu_supports("x86-64-v4");
-  if (isa == "avx2") return __builtin_cpu_supports("x86-64-v3");
+  if (isa == "avx512_bf16") return has_x86_64_v4() && __builtin_cpu_supports("avx512bf16");
+  if (isa == "avx512") return has_x86_64_v4();
+  if (isa == "avx2") return has_x86_64_v3();
 #endif
   return isa == "baseline";
 }

@@ -177,8 +177,8 @@ std::string Torch::kind_of(nb::handle tensor, const std::string& error) const {
   if (holds([&] { return is_wrapped_(tensor); })) {
     return "one that torch.func (vmap, grad, jvp) has wrapped: there is no rule for these";
   }
-  for (const auto& [attribute, kind] : kKinds) {
-    if (holds([&] { return tensor.attr(attribute); })) return kind;
+  for (const auto& kind : kKinds) {
+    if (holds([&] { return tensor.attr(kind.first); })) return kind.second;
   }
   return "a " + class_name(tensor) + " (" + error + ")";
 }
