@@ -1,13 +1,14 @@
 """Two installations of exactile in turns: is a change slower than what was there before?
 
-    python tests/benchmarks/before_after.py --before=SITE --after=SITE [--backend=cpu|cuda]
+    python tests/benchmarks/before_after.py --before=SITE --after=SITE [--backend=cpu|cuda|sycl]
 
 SITE: a folder that holds an installed `exactile` (pip install --target=SITE .). Each installation
 lives in a process of its own; the two take turns, slice by slice, in an order that changes, so both
 meet the same machine: on a GPU at its power limit, or a CPU with other work, only the ratio of
 neighbouring slices holds. Workloads: on a GPU those of workloads.json (as cuda.py), on the CPU
-those of the README's table (as cpu.py, without the trace unless --trace=FILE is given). The ratio
-is the median of the rounds' ratios, above 1 where `after` is faster.
+and on the default SYCL device those of the README's table (as cpu.py, without the trace unless
+--trace=FILE is given). The ratio is the median of the rounds' ratios, above 1 where `after` is
+faster.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 HERE = Path(__file__).parent
 
 
-def cpu_cases(trace: str | None) -> list[dict[str, Any]]:
+def cpu_cases(backend: str, trace: str | None) -> list[dict[str, Any]]:
     lengths = {
         "2048 + 7 short": [2048, 32, 32, 96, 320, 672, 32, 160],
         "1 x 4096": [4096],
@@ -37,7 +38,7 @@ def cpu_cases(trace: str | None) -> list[dict[str, Any]]:
         rows = Path(trace).read_text().splitlines()[1:13]
         lengths = {"12 prompts": [int(row.split(",")[0]) for row in rows]} | lengths
     return [
-        dict(backend="cpu", name=name, lens=lens, head_dim=128, dtype=dtype, causal=causal)
+        dict(backend=backend, name=name, lens=lens, head_dim=128, dtype=dtype, causal=causal)
         for name, lens in lengths.items()
         for dtype in ("float32", "bfloat16")
         for causal in (False, True)
@@ -98,6 +99,8 @@ def ready(exactile: Any, case: dict[str, Any]) -> Callable[[float], float]:
     shapes = [(sum(case["lens"]), *shape) for shape in dims]
     if case["backend"] == "cuda":
         return gpu_slices(plan, shapes, case["dtype"])
+    if case["backend"] == "sycl":
+        return sycl_slices(plan)
     return cpu_slices(plan, shapes, case["dtype"])
 
 
@@ -114,6 +117,26 @@ def gpu_slices(plan: Any, shapes: list[tuple[int, ...]], dtype: str) -> Callable
     return lambda seconds: (
         plan.flops / event_median_ms(lambda: plan.run(q, k, v, out=out), seconds) / 1e9
     )
+
+
+def sycl_slices(plan: Any) -> Callable[[float], float]:
+    from exactile.bench import random_data
+    from exactile.machines import machine_of
+
+    machine = machine_of("sycl")
+    data = random_data(plan, seed=0)
+    inputs = [machine.put(x) for x in data]
+    out = machine.empty(inputs[0], (*data.q.shape[:2], data.v.shape[2]))
+
+    def measure(seconds: float) -> float:
+        end, best_ms = time.perf_counter() + seconds, float("inf")
+        while time.perf_counter() < end or best_ms == float("inf"):
+            ms = machine.milliseconds(lambda: plan.run(*inputs, out=out), plan.bytes)
+            best_ms = min(best_ms, ms)
+        return plan.flops / best_ms / 1e9
+
+    measure(0)
+    return measure
 
 
 def cpu_slices(plan: Any, shapes: list[tuple[int, ...]], dtype: str) -> Callable[[float], float]:
@@ -196,9 +219,11 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--before", type=Path, metavar="SITE")
     parser.add_argument("--after", type=Path, metavar="SITE")
-    parser.add_argument("--backend", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--backend", choices=("cpu", "cuda", "sycl"), default="cuda")
     parser.add_argument("--works", help="CUDA: some of them, as in W1,W3", metavar="NAMES")
-    parser.add_argument("--trace", help="CPU: lengths of its first 12 prompts", metavar="FILE")
+    parser.add_argument(
+        "--trace", help="CPU, SYCL: lengths of its first 12 prompts", metavar="FILE"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1, help="of a slice")
     parser.add_argument("--out", type=Path, help="append a JSON line per case", metavar="FILE")
@@ -209,9 +234,9 @@ def main() -> None:
         parser.error("expected --before and --after")
     sides = {"before": Installation(args.before), "after": Installation(args.after)}
     cases = (
-        cpu_cases(args.trace)
-        if args.backend == "cpu"
-        else cuda_cases(args.works.split(",") if args.works else None)
+        cuda_cases(args.works.split(",") if args.works else None)
+        if args.backend == "cuda"
+        else cpu_cases(args.backend, args.trace)
     )
     print("| workload | mask | before | after | ratio | of best |\n|---|---|---|---|---|---|")
     for case in cases:

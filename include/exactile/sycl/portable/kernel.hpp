@@ -28,16 +28,19 @@ EXACTILE_HOST_DEVICE void store_tile(const PrefillParams& params, const TileRows
     if (params.lse && place.lane == 0) {
       constexpr float kLn2 = 0.693147180559945309f;
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
-          seen ? (acc.row_max[r] + ::sycl::log2(sum)) * kLn2 : -kInfinity;
+          seen ? (acc.row_max[r] * params.scale_log2 + ::sycl::log2(sum)) * kLn2 : -kInfinity;
     }
   }
 }
 
-/// kCount: counts in params.work_groups, for tests.
+/// kCount: counts in params.work_groups, for tests. Always inlined, into the kernel that the
+/// runtime makes of it: else, past some size, the CPU device's compiler takes its parameters for
+/// different in every lane, and all that follows from them (0.25x the speed).
 template <class Traits, TileScheduler Scheduler, bool kCount = false>
 SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::nd_range_kernel<1>))
 SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::sub_group_size<Traits::kSubGroup>))
-void prefill_kernel(PrefillParams params, typename Scheduler::Params schedule) {
+EXACTILE_HOST_DEVICE void prefill_kernel(PrefillParams params,
+                                         typename Scheduler::Params schedule) {
   namespace experimental = ext::oneapi::experimental;
   experimental::work_group_static<TileFeed<Scheduler>> feed_memory;
   experimental::work_group_static<LocalTiles<Traits>> local_memory;

@@ -10,7 +10,13 @@
 //   p  (M, N)       local, float: probabilities; a sub-group reads its own rows only
 //   o  (R, Dv / L)  registers, not yet divided by the row sum
 // Key blocks start at multiples of kBlockN from the sequence's first key whatever the tile, so a
-// row's result does not depend on the tile that it is in.
+// row's result does not depend on the tile that it is in. A key that a row does not see changes no
+// bit of it, whatever K and V hold there.
+//
+// Sums over keys are made in three steps, so that their error does not grow with the length: over a
+// block, over kSpan keys, over all. Constant v, relative error at 10k, 100k and 1M keys: 6.7e-7,
+// 8.9e-7, 3.5e-6; as one chain of blocks 2.6e-6, 3.2e-5, 2.2e-4; as one chain of keys 9.7e-5,
+// 1.4e-4, 9.6e-3.
 #pragma once
 
 #include <exactile/sycl/element.hpp>
@@ -30,7 +36,7 @@ struct LocalTiles {
 template <class Traits>
 struct Accumulators {
   float o[Traits::kSubGroupRows][Traits::kHeadDimV / Traits::kSubGroup];
-  float row_max[Traits::kSubGroupRows];  ///< of scores * scale_log2; -inf: no key seen
+  float row_max[Traits::kSubGroupRows];  ///< of q k^T, not scaled; -inf: no key seen
   float row_sum[Traits::kSubGroupRows];  ///< this lane's share
 };
 
@@ -50,14 +56,17 @@ class Mainloop {
   static constexpr int kLanes = Traits::kSubGroup;
   static constexpr int kKeys = Traits::kBlockN / kLanes;       // of a lane
   static constexpr int kColumns = Traits::kHeadDimV / kLanes;  // of a lane
+  static constexpr int32_t kSpan = 64 * Traits::kBlockN;       // keys that are summed up by blocks
 
  public:
   EXACTILE_HOST_DEVICE Mainloop(const PrefillParams& params, const TileRows& tile,
                                 const Place& place, LocalTiles<Traits>& local)
       : params_(params), tile_(tile), place_(place), local_(local) {}
 
-  EXACTILE_HOST_DEVICE void run(Accumulators<Traits>& acc) {
+  EXACTILE_HOST_DEVICE void run(Accumulators<Traits>& total) {
+    Accumulators<Traits> acc;
     clear(acc);
+    clear(total);
     load_queries();
     const int32_t first = tile_.rows_to_end(0), last = first - tile_.tokens + 1;
     const KeyRange any = params_.mask.any_visible(first, last, tile_.record.k_len);
@@ -70,13 +79,25 @@ class Mainloop {
       if (place_.row0 >= tile_.rows()) continue;  // no row of this sub-group exists
       float s[kRows][kKeys];
       scores(s);
-      if (n0 < all.begin || n0 + Traits::kBlockN > all.end) mask(s, n0);
+      const bool sees_all = n0 >= all.begin && n0 + Traits::kBlockN <= all.end;
+      if (!sees_all) mask(s, n0);
       softmax(acc, s);
-      add_values(acc, n0);
+      ::sycl::group_barrier(place_.sub_group);  // p has been written
+      if (sees_all) {
+        add_values<Sees::kAll>(acc, n0);
+      } else {
+        add_values<Sees::kSome>(acc, n0);
+      }
+      ::sycl::group_barrier(place_.sub_group);  // before p is written again
+      if ((n0 + Traits::kBlockN) % kSpan == 0) merge(total, acc);
     }
+    merge(total, acc);
   }
 
  private:
+  /// The keys of a block that the rows see.
+  enum class Sees : unsigned char { kAll, kSome };
+
   EXACTILE_HOST_DEVICE static void clear(Accumulators<Traits>& acc) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -132,24 +153,33 @@ class Mainloop {
         for (int j = 0; j < kKeys; ++j) s[r][j] += q * k[j];
       }
     }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-      for (int j = 0; j < kKeys; ++j) s[r][j] *= params_.scale_log2;
-    }
+  }
+
+  EXACTILE_HOST_DEVICE KeyRange visible(int r) const {
+    return params_.mask.visible(tile_.rows_to_end(place_.row0 + r), tile_.record.k_len);
   }
 
   EXACTILE_HOST_DEVICE void mask(float (&s)[kRows][kKeys], int32_t n0) const {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const KeyRange keys =
-          params_.mask.visible(tile_.rows_to_end(place_.row0 + r), tile_.record.k_len);
+      const KeyRange keys = visible(r);
 #pragma unroll
       for (int j = 0; j < kKeys; ++j) {
         const int32_t key = n0 + j * kLanes + place_.lane;
         if (key < keys.begin || key >= keys.end) s[r][j] = -kInfinity;
       }
     }
+  }
+
+  /// 2^(scale (s - base)). The difference comes first: of two large products, one of them rounded
+  /// and the other within a fused multiply-add, it would be anything.
+  EXACTILE_HOST_DEVICE float exponential(float s, float base) const {
+    return ::sycl::exp2((s - base) * params_.scale_log2);
+  }
+
+  /// While a row has seen no key its maximum is -inf, and -inf - -inf would be NaN.
+  EXACTILE_HOST_DEVICE static float base_of(float row_max) {
+    return row_max == -kInfinity ? 0.0f : row_max;
   }
 
   EXACTILE_HOST_DEVICE void softmax(Accumulators<Traits>& acc, const float (&s)[kRows][kKeys]) {
@@ -160,31 +190,39 @@ class Mainloop {
       for (int j = 1; j < kKeys; ++j) row_max = ::sycl::fmax(row_max, s[r][j]);
       row_max = ::sycl::reduce_over_group(place_.sub_group, row_max, ::sycl::maximum<float>());
       row_max = ::sycl::fmax(acc.row_max[r], row_max);
-      // While a row has seen no key its maximum is -inf, and -inf - -inf would be NaN.
-      const float base = row_max == -kInfinity ? 0.0f : row_max;
-      const float rescale = ::sycl::exp2(acc.row_max[r] - base);
+      const float base = base_of(row_max);
+      const float rescale = exponential(acc.row_max[r], base);
       acc.row_max[r] = row_max;
       acc.row_sum[r] *= rescale;
 #pragma unroll
       for (int j = 0; j < kKeys; ++j) {
-        const float p = ::sycl::exp2(s[r][j] - base);
+        const float p = exponential(s[r][j], base);
         acc.row_sum[r] += p;
         local_.p[place_.row0 + r][j * kLanes + place_.lane] = p;
       }
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) acc.o[r][c] *= rescale;
     }
-    ::sycl::group_barrier(place_.sub_group);
   }
 
-  /// Ends with the sequence's keys: 0 * NaN of the next one would be NaN.
+  /// Ends with the sequence's keys, and leaves out what a row does not see: 0 * NaN would be NaN.
+  template <Sees kSees>
   EXACTILE_HOST_DEVICE void add_values(Accumulators<Traits>& acc, int32_t n0) const {
     const auto* const v = static_cast<const Element*>(params_.v.data) +
                           tile_.key_offset(params_.v) + n0 * params_.v.token_stride + place_.lane;
     const int32_t keys = min(Traits::kBlockN, tile_.record.k_len - n0);
+    KeyRange seen[kRows];
+    if constexpr (kSees == Sees::kSome) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const KeyRange range = visible(r);
+        seen[r] = {range.begin - n0, range.end - n0};
+      }
+    }
     constexpr int kChunk = 2;  // columns at a time: their sums stay in registers on any device
 #pragma unroll
     for (int c0 = 0; c0 < kColumns; c0 += kChunk) {
+      float sums[kRows][kChunk] = {};
       for (int32_t n = 0; n < keys; ++n) {
         const Element* const from = v + n * params_.v.token_stride + c0 * kLanes;
         float values[kChunk];
@@ -193,12 +231,36 @@ class Mainloop {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const float p = local_.p[place_.row0 + r][n];
+          const bool is_seen = kSees == Sees::kAll || (n >= seen[r].begin && n < seen[r].end);
 #pragma unroll
-          for (int c = 0; c < kChunk; ++c) acc.o[r][c0 + c] += p * values[c];
+          for (int c = 0; c < kChunk; ++c) {
+            const float sum = ::sycl::fma(p, values[c], sums[r][c]);  // fused in both instances
+            sums[r][c] = is_seen ? sum : sums[r][c];
+          }
         }
       }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int c = 0; c < kChunk; ++c) acc.o[r][c0 + c] += sums[r][c];
+      }
     }
-    ::sycl::group_barrier(place_.sub_group);  // before p is written again
+  }
+
+  /// Adds what acc has summed up to total, and clears it; its maxima stay.
+  EXACTILE_HOST_DEVICE void merge(Accumulators<Traits>& total, Accumulators<Traits>& acc) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float rescale = exponential(total.row_max[r], base_of(acc.row_max[r]));
+      total.row_max[r] = acc.row_max[r];
+      total.row_sum[r] = total.row_sum[r] * rescale + acc.row_sum[r];
+      acc.row_sum[r] = 0;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        total.o[r][c] = total.o[r][c] * rescale + acc.o[r][c];
+        acc.o[r][c] = 0;
+      }
+    }
   }
 
   const PrefillParams& params_;
