@@ -16,8 +16,8 @@
 #include <stdexcept>
 
 #include "jit/cache.hpp"
-#include "sycl/kernels.hpp"
 #include "runtime.hpp"
+#include "sycl/kernels.hpp"
 
 namespace exactile::sycl {
 namespace {
