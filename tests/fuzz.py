@@ -194,7 +194,7 @@ def check(case: Case, machine: Any) -> float:
     if isinstance(machine, OnCpu) or case.poison != "sequence":
         assert (wide.swapaxes(0, 1)[hidden_lse] == 0).all(), "out of a row that sees no key"
     else:  # on CUDA the sequence's V may reach these rows
-        right = right & ~hidden_lse.T[:, :, None]
+        right = right & ~hidden_lse.T
     largest = np.abs(want_lse[seen]).max(initial=1)
     parts = [
         np.abs(wide[right] - want[right]).max(initial=0)
