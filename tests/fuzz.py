@@ -1,4 +1,4 @@
-"""Random ragged cases against float64, on the CPU between guard pages, or on a CUDA GPU.
+"""Random ragged cases against float64: on the CPU between guard pages, on a CUDA GPU, with SYCL.
 
     python tests/fuzz.py --backend=cpu --cases=20000 --seed=1
 
@@ -27,6 +27,7 @@ from conftest import DTYPES, FLOOR, LSE_FLOOR, cumulate
 from exactile import _core
 from exactile._arrays import storage
 from fuzz_cases import Case, Data, draw_case, make_data, reference, strides
+from sycl_device import dpnp, get, put
 
 CANARY = 0x5B
 
@@ -51,6 +52,8 @@ class Arena:
 
 class OnCpu:
     """Runs cases on the CPU backend, each array between guard pages."""
+
+    exact = True  # what a row does not see changes no bit of it
 
     def __init__(self) -> None:
         self.arenas = {name: Arena(64 << 20) for name in ("q", "k", "v", "out", "lse")}
@@ -104,20 +107,59 @@ class OnCpu:
         return arena[max(0, begin - page) : begin + memory.nbytes + page]
 
     def reference(self, case: Case, data: Data, dtype: str):
-        if dtype == "float64":
-            return reference(case, data, np, partial(np.asarray, dtype=np.float64), lambda x: x)
-        narrow = DTYPES[dtype]
-        return reference(
-            case,
-            data,
-            np,
-            partial(np.asarray, dtype=np.float32),
-            lambda x: x.astype(narrow).astype(np.float32),
+        return host_reference(case, data, dtype)
+
+
+def host_reference(case: Case, data: Data, dtype: str):
+    if dtype == "float64":
+        return reference(case, data, np, partial(np.asarray, dtype=np.float64), lambda x: x)
+    narrow = DTYPES[dtype]
+    return reference(
+        case,
+        data,
+        np,
+        partial(np.asarray, dtype=np.float32),
+        lambda x: x.astype(narrow).astype(np.float32),
+    )
+
+
+class OnSycl:
+    """Runs cases with the portable kernel on the default SYCL device."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        os.environ["EXACTILE_SYCL_KERNEL"] = "portable"
+
+    def array(self, shape: tuple[int, ...], layout: str, dtype: Any):
+        """With NaN in its gaps."""
+        tokens, heads, head_dim = shape
+        if layout == "heads first":
+            return put(np.full((heads, tokens, head_dim), np.nan, dtype)).swapaxes(0, 1)
+        gaps = layout == "gaps"
+        around = put(np.full((tokens, heads + gaps, head_dim + 32 * gaps), np.nan, dtype))
+        return around[:, :heads, :head_dim]
+
+    def run(self, case: Case, inputs: list[np.ndarray], options: dict[str, Any]):
+        arrays = []
+        for x, layout in zip(inputs, case.layouts, strict=False):
+            arrays.append(self.array(x.shape, layout, x.dtype))
+            arrays[-1][...] = put(x)
+        shape = (*inputs[0].shape[:2], case.head_dims[1])
+        out = self.array(shape, case.layouts[3], inputs[0].dtype)
+        _, lse = plan(case, "sycl", options).run(
+            *arrays, out=out, return_lse=True, softmax_scale=case.softmax_scale
         )
+        return get(out, inputs[0].dtype), dpnp.asnumpy(lse)
+
+    def reference(self, case: Case, data: Data, dtype: str):
+        return host_reference(case, data, dtype)
 
 
 class OnCuda:
     """Runs cases on the GPU, the reference too."""
+
+    exact = False  # V may reach rows near those that see it
 
     def __init__(self) -> None:
         import torch
@@ -191,7 +233,7 @@ def check(case: Case, machine: Any) -> float:
     seen = right_lse & np.isfinite(want_lse)
     hidden_lse = right_lse & ~seen
     assert (lse[hidden_lse] == -np.inf).all(), "lse of a row that sees no key"
-    if isinstance(machine, OnCpu) or case.poison != "sequence":
+    if machine.exact or case.poison != "sequence":
         assert (wide.swapaxes(0, 1)[hidden_lse] == 0).all(), "out of a row that sees no key"
     else:  # on CUDA the sequence's V may reach these rows
         right = right & ~hidden_lse.T
@@ -207,7 +249,7 @@ def check(case: Case, machine: Any) -> float:
     ]
     for part, name in zip(parts, ("out", "lse"), strict=True):
         assert part <= 1, f"error of {name} is {part:.3g} times what is tolerated"
-    if isinstance(machine, OnCpu):
+    if machine.exact:
         again, again_lse = machine.run(case, data.clean, case.options[1])
         same_bits = np.ascontiguousarray(again).view(np.uint8) == np.ascontiguousarray(out).view(
             np.uint8
@@ -223,7 +265,7 @@ def work(backend: str, isa: str | None, seed: int, indices: range, results: Any)
     if isa:
         os.environ["EXACTILE_CPU_ISA"] = isa
         assert _core.isa() == isa  # that nothing has looked at the variable before
-    machine = OnCpu() if backend == "cpu" else OnCuda()
+    machine = {"cpu": OnCpu, "cuda": OnCuda, "sycl": OnSycl}[backend]()
     for index in indices:
         case = draw_case(seed, index, backend)
         try:
@@ -261,7 +303,7 @@ def fuzz(backend: str, isa: str | None, seed: int, indices: range, processes: in
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--backend", choices=["cpu", "cuda", "sycl"], default="cpu")
     parser.add_argument("--cases", type=int, default=1000, help="of all instruction sets together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")

@@ -82,7 +82,7 @@ def draw_case(seed: int, index: int, backend: str) -> Case:
             pick(layouts),
             pick([x for x in layouts if x != "reversed"]),
         ],
-        poison=pick(POISONS + (ON_CPU["poison"] if backend == "cpu" else [])),
+        poison=pick(POISONS + (ON_CPU["poison"] if backend in ("cpu", "sycl") else [])),
         options=[_draw_options(rng, pick, backend) for _ in range(2)],
     )
 
@@ -109,7 +109,7 @@ def _draw_options(rng, pick, backend: str) -> dict[str, Any]:
     if options["scheduler"] not in ("Individual", "auto"):
         options["order"] = pick([None, *_core.ORDERS])
     options["pack_gqa"] = pick([None, False, True])
-    if backend == "cpu":
+    if backend in ("cpu", "sycl"):
         options["workers"] = int(rng.integers(1, 4))
     elif options["scheduler"] != "Individual":
         options["pack_sequences"] = pick([None, False])

@@ -14,7 +14,7 @@ from test_numbers import LARGEST, POISONED, batch_with_scores, poisoned_batches
 
 pytestmark = needs_device
 
-KERNELS = ["portable"]
+KERNELS = ["portable", "xmx_emulated"]
 DTYPES_OF = {"portable": list(DTYPES), "xmx_emulated": ["float16", "bfloat16"]}
 EACH = [(kernel, dtype) for kernel in KERNELS for dtype in DTYPES_OF[kernel]]
 
@@ -37,6 +37,8 @@ def kernel(request, monkeypatch) -> str:
 
 
 each = pytest.mark.parametrize(("kernel", "dtype"), EACH, indirect=["kernel"])
+WIDE = [(kernel, dtype) for kernel, dtype in EACH if dtype != "float16"]
+each_of_wide_range = pytest.mark.parametrize(("kernel", "dtype"), WIDE, indirect=["kernel"])
 
 
 @each
@@ -50,13 +52,15 @@ def test_large_scores(kernel, dtype, order):
         batch.check(out, lse)
 
 
-@each
-@pytest.mark.parametrize("largest", [1e2, 1e4, 1e6, 1e9, 1e18, 1e30])
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "largest"),
+    [(*one, largest) for one in EACH for largest in (1e2, 1e4, 1e6)]
+    + [(*one, largest) for one in WIDE for largest in (1e9, 1e18, 1e30)],
+    indirect=["kernel"],
+)
 @pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
 def test_large_scores_beside_ordinary_ones(kernel, dtype, largest, order):
     """Of random q and k, half of the rows with ordinary scores: these keep every bit."""
-    if dtype == "float16" and largest > 1e6:
-        pytest.skip("float16 has no such values")
     lengths = [150, 31]
     plain, batch = (make_batch(lengths, dtype=dtype, causal=True) for _ in range(2))
     root = np.float32(np.sqrt(largest))
@@ -98,11 +102,9 @@ def test_scale_and_scores_of_opposite_sizes(kernel, dtype, scale):
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
-@each
+@each_of_wide_range
 def test_lowest_scores(kernel, dtype):
     """Rows whose scores are all far below 0, to the end of a float's range once scaled."""
-    if dtype == "float16":
-        pytest.skip("float16 has no such values")
     batch = make_batch([40], dtype=dtype, causal=True)
     batch.q[:] = 0
     batch.q[:, :, 0] = 2.0**62
@@ -183,31 +185,60 @@ def test_spans_of_other_rows(kernel, dtype):
         assert_same_bits(got_lse[:, 0], lse[:, row])
 
 
-@each
+@pytest.mark.parametrize(("kernel", "dtype"), EACH[:3], indirect=["kernel"])
 @pytest.mark.parametrize("mask", POISONED)
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_poison_at_a_key(kernel, dtype, mask, poison):
-    """Portable: no bit of a row that does not see it. XMX: of V, of no row further from these than
-    a tile and a key block. All schedules agree, but for what V reaches there."""
+    """No bit of a row that does not see it, whatever the tile; all schedules agree on every bit."""
     clean, dirty, sees = poisoned_batches(dtype, mask, poison)
     want, want_lse = run(clean)
     first = None
     for scheduler, pack_gqa in itertools.product(exactile.SCHEDULERS, (False, True)):
         out, lse = run(dirty, scheduler=scheduler, pack_gqa=pack_gqa)
-        assert not np.isfinite(out[sees].astype(np.float32)).any()
+        assert_same_bits(out[~sees], want[~sees])
         assert_same_bits(lse[:, ~sees], want_lse[:, ~sees])
-        if kernel == "portable":
-            assert_same_bits(out[~sees], want[~sees])
-            first = first or (out, lse)
-            assert_same_bits(out, first[0])
-            assert_same_bits(lse, first[1])
+        assert not np.isfinite(out[sees].astype(np.float32)).any()
+        first = first or (out, lse)
+        assert_same_bits(out, first[0])
+        assert_same_bits(lse, first[1])
 
 
-@each
+@pytest.mark.parametrize(("kernel", "dtype"), EACH[3:], indirect=["kernel"])
+@pytest.mark.parametrize("mask", [{"causal": True}, {"window": (20, 3)}, {"window": (9, -1)}])
+@pytest.mark.parametrize("name", ["k", "v"])
+def test_how_far_poison_reaches(kernel, dtype, mask, name):
+    """XMX: in K no row that does not see it. In V no row further from those that see it than a
+    sub-group's tokens and a key block; there out alone."""
+    lengths = [300, 40]
+    clean, dirty = (make_batch(lengths, heads=(6, 2), dtype=dtype, **mask) for _ in range(2))
+    left, right = dirty.window
+    right = 0 if dirty.causal else right
+    sees, reached = (np.zeros(sum(lengths), bool) for _ in range(2))
+    for key, value in {0: np.nan, 5: np.inf, 150: -np.inf, 163: np.nan, 299: np.inf}.items():
+        if name == "v" or np.isnan(value):
+            getattr(dirty, name)[key] = value
+            distance = key - np.arange(300)
+            for rows, more in ((sees, 0), (reached, 0 if name == "k" else 16 + 64)):
+                rows[:300] |= ((left < 0) | (distance >= -left - more)) & (
+                    (right < 0) | (distance <= right + more)
+                )
+    assert 0 < sees.sum() <= reached.sum() < len(sees)
+    for pack_gqa in (False, True):
+        (want, want_lse), (out, lse) = (run(x, pack_gqa=pack_gqa) for x in (clean, dirty))
+        assert (
+            exactile.plan(
+                [0, 1], num_heads_q=6, num_heads_kv=2, head_dim=64, dtype=dtype, backend="sycl"
+            ).block_n
+            == 64
+        )
+        assert_same_bits(out[~reached], want[~reached])
+        assert_same_bits(lse[:, ~sees], want_lse[:, ~sees])
+        assert not np.isfinite(out[sees].astype(np.float32)).any()
+
+
+@each_of_wide_range
 def test_scores_that_overflow(kernel, dtype):
     """A score of +Inf makes its row NaN, one of -Inf has no weight; no other row is touched."""
-    if dtype == "float16":
-        pytest.skip("float16 has no such values")
     batch = make_batch([5], heads=(1, 1), dtype=dtype, causal=True)
     clean = run(batch)[0]
     batch.k[2] = 3e38

@@ -28,6 +28,8 @@ using BTile = int __attribute__((ext_vector_type(8)));
 template <int kRowBlocks>
 using Queries = short __attribute__((ext_vector_type(8 * kRowBlocks)));
 using Values = int __attribute__((ext_vector_type(32)));
+/// What an Accumulator holds, as a value.
+using Fragment = float __attribute__((ext_vector_type(8)));
 
 /// Rows of 16-bit elements at a pitch. Reads outside are zero, writes outside are dropped: a tail
 /// needs no predicate, and a neighbour's NaN cannot enter.

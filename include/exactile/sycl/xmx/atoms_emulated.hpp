@@ -15,7 +15,7 @@ namespace exactile::sycl::xmx {
 // ---- registers
 
 /// An (8, 16) float fragment.
-using Accumulator = float __attribute__((ext_vector_type(8)));
+using Accumulator = Fragment;
 
 template <char kName, int kRows_, int kColumns_>
 struct Accumulators {
@@ -191,7 +191,7 @@ EXACTILE_XMX_ATOM void exp2(Accumulator& a) {
 
 EXACTILE_XMX_ATOM void scale_subtract_at(Accumulator& a, float scale, float offsets, int row0) {
 #pragma nounroll
-  for (int r = 0; r < 8; ++r) a[r] = a[r] * scale - of_row(offsets, row0 + r);
+  for (int r = 0; r < 8; ++r) a[r] = ::sycl::fma(a[r], scale, -of_row(offsets, row0 + r));
 }
 template <int kRowBlock>
 EXACTILE_HOST_DEVICE void scale_subtract(Accumulator& a, float scale, float offsets) {
@@ -206,6 +206,17 @@ template <int kRowBlock>
 EXACTILE_HOST_DEVICE void scale_rows(Accumulator& a, float factors) {
   scale_rows_at(a, factors, kRowBlock * 8);
 }
+
+EXACTILE_XMX_ATOM void add_scaled_at(Accumulator& a, const Fragment& b, float factors, int row0) {
+#pragma nounroll
+  for (int r = 0; r < 8; ++r) a[r] = ::sycl::fma(b[r], of_row(factors, row0 + r), a[r]);
+}
+template <int kRowBlock>
+EXACTILE_HOST_DEVICE void add_scaled(Accumulator& a, const Fragment& b, float factors) {
+  add_scaled_at(a, b, factors, kRowBlock * 8);
+}
+
+EXACTILE_HOST_DEVICE Fragment value_of(const Accumulator& a) { return a; }
 
 EXACTILE_XMX_ATOM void hide(Accumulator& a, int above, int upto) {
 #pragma nounroll

@@ -46,7 +46,10 @@ struct Accumulators {
 /// A message's payload, a register: dwords base (2), width - 1, height - 1, pitch - 1, x, y, shape.
 EXACTILE_HOST_DEVICE int payload(const Surface& surface, Position at, Block block) {
   const auto base = reinterpret_cast<unsigned long long>(surface.base);
-  switch (lane()) {
+  // Anew each time: the compiler would keep who is which lane for the whole kernel, and spill it.
+  int own;
+  asm volatile("mov (M1_NM,16) %0(0,0)<1> %1(0,0)<1;1,0>" : "=rw"(own) : "rw"(lane()));
+  switch (own) {
     case 0:
       return static_cast<int>(base);
     case 1:
@@ -227,6 +230,31 @@ EXACTILE_HOST_DEVICE void scale_rows(A, float factors) {
     return lines;
   };
   asm volatile((kLines())::"rw"(factors));
+}
+
+/// a += b * factors[row], for the kRowBlock'th 8 of the rows.
+template <int kRowBlock, class A>
+EXACTILE_HOST_DEVICE void add_scaled(A, const Fragment& b, float factors) {
+  constexpr auto kLines = [] {
+    Text lines;
+    for (int r = 0; r < 8; ++r) {
+      lines.append(text("mad (M1_NM,16) ", A::name(), "(", r, ",0)<1> %0(", r, ",0)<1;1,0> %1(0,",
+                        kRowBlock * 8 + r, ")<0;1,0> ", A::name(), "(", r, ",0)<1;1,0>\n"));
+    }
+    return lines;
+  };
+  asm volatile((kLines())::"rw"(b), "rw"(factors));
+}
+
+/// What a holds.
+template <class A>
+EXACTILE_HOST_DEVICE Fragment value_of(A) {
+  constexpr auto kLine = [](int r) {
+    return text("mov (M1_NM,32) %0(", r, ",0)<1> ", A::name(), "(", r, ",0)<1;1,0>\n");
+  };
+  Fragment value;
+  asm volatile((text(kLine(0), kLine(2), kLine(4), kLine(6))) : "=rw"(value));
+  return value;
 }
 
 /// Keeps row r where above < r <= upto; -infinity elsewhere.

@@ -11,7 +11,7 @@ namespace exactile::sycl::xmx {
 template <class Traits>
 EXACTILE_HOST_DEVICE void store_rows_of(const PrefillParams& params, const Rows& rows,
                                         typename Mainloop<Traits>::Registers& registers,
-                                        float reference) {
+                                        const References& references) {
   using Element = typename Traits::Element;
   constexpr int kRowBlocks = Traits::kSubGroupRows / 8;
   const float sum = reduce_rows<Reduction::kSum>(registers.row_sum);
@@ -29,7 +29,7 @@ EXACTILE_HOST_DEVICE void store_rows_of(const PrefillParams& params, const Rows&
   if (params.lse && lane() < rows.count) {
     constexpr float kLn2 = 0.693147180559945309f;
     params.lse[rows.head * params.lse_head_stride + rows.first + lane()] =
-        seen ? (reference + ::sycl::log2(sum)) * kLn2 : -kInfinity;
+        seen ? (references.log2_of_base(params.scale_log2) + ::sycl::log2(sum)) * kLn2 : -kInfinity;
   }
 }
 
@@ -49,17 +49,18 @@ EXACTILE_HOST_DEVICE void attend_tile(const PrefillParams& params, const TileRow
                     .kv_head = tile.kv_head,
                     .k_begin = tile.record.k_begin,
                     .k_len = tile.record.k_len};
-    const float reference = Mainloop<Traits>(params, rows, sub_group).run(registers);
-    store_rows_of<Traits>(params, rows, registers, reference);
+    const References references = Mainloop<Traits>(params, rows, sub_group).run(registers);
+    store_rows_of<Traits>(params, rows, registers, references);
   }
 }
 
-/// kCount: counts in params.work_groups, for tests.
+/// kCount: counts in params.work_groups, for tests. Always inlined: see the portable one.
 template <class Traits, TileScheduler Scheduler, bool kCount = false>
 SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((::sycl::ext::oneapi::experimental::nd_range_kernel<1>))
 SYCL_EXT_ONEAPI_FUNCTION_PROPERTY(
     (::sycl::ext::oneapi::experimental::sub_group_size<Traits::kSubGroup>))
-void prefill_kernel(PrefillParams params, typename Scheduler::Params schedule) {
+EXACTILE_HOST_DEVICE void prefill_kernel(PrefillParams params,
+                                         typename Scheduler::Params schedule) {
   namespace experimental = ::sycl::ext::oneapi::experimental;
   experimental::work_group_static<TileFeed<Scheduler>> feed_memory;
   TileFeed<Scheduler>& feed = feed_memory;

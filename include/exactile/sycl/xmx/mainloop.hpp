@@ -6,7 +6,7 @@
 // barrier.
 #pragma once
 
-#include <exactile/sycl/xmx/atoms.hpp>
+#include <exactile/sycl/xmx/totals.hpp>
 
 namespace exactile::sycl::xmx {
 
@@ -48,10 +48,10 @@ class Mainloop {
   static constexpr int kFetches = kFetchKeys + kPairs * kValueBlocks;
   static constexpr int kOwnFetches = (kFetches + Traits::kSubGroups - 1) / Traits::kSubGroups;
 
-  /// The reference of a row that has seen no key: every finite score is far above it.
-  static constexpr float kUnset = -3.4e38f;
-  /// References move when a score is above by more than this, a factor of 2^8.
+  /// A reference moves when a score is above by more than this, a factor of 2^8.
   static constexpr float kSlack = 8.0f;
+  /// From here on a reference is a score: log2 would be rounded to 2^-11 of a probability.
+  static constexpr float kLarge = 8192.0f;
   static constexpr int32_t kFar = 1 << 30;
   static constexpr Constant<0> kZero{};
 
@@ -117,27 +117,38 @@ class Mainloop {
     high_ = mask.right < 0 ? kFar : clamp(position + mask.right + 1);
   }
 
-  /// Leaves o and row_sum in the registers and returns, per row, the reference of their
-  /// exponentials in log2 units.
-  EXACTILE_HOST_DEVICE float run(Registers& registers) const {
+  /// Leaves o and row_sum in the registers and returns what their exponentials are relative to.
+  EXACTILE_HOST_DEVICE References run(Registers& registers) const {
     unrolled<kRowBlocks>([&](auto i) {
       clear(registers.row_sum.at(kZero, i));
       unrolled<kColumnBlocks>([&](auto c) { clear(registers.o.at(c, i)); });
     });
-    float reference = kUnset;
-    if (begin_ >= end_) return reference;
+    State state;
+    if (begin_ >= end_) return state.references;
     QueryTiles queries;
     start(registers, queries);
-    int32_t plain = kFar;  // first block from which on nothing is to be masked or given a reference
-    for (int32_t n = begin_; n < end_; n += kBlockN) {
-      attend(n, queries, registers, reference, plain);
+    Totals<Traits> totals;
+    for (int32_t n = begin_;;) {
+      const int32_t end_of_span = min(end_, (n / totals.kSpan + 1) * totals.kSpan);
+      while (n < end_of_span) {
+        if (attend(n, queries, registers, state)) n += kBlockN;
+      }
+      totals.add_to(registers, state.references, scale_);
+      if (n >= end_) return state.references;
+      totals.take_from(registers, state.references);
     }
-    return reference;
   }
 
  private:
   /// All queries, where they are kept.
   using QueryTiles = Queries<kRowBlocks>[kDepth];
+
+  /// What goes from block to block.
+  struct State {
+    References references;
+    bool large = false;    ///< the reference of some row is a score; the same in all lanes
+    int32_t plain = kFar;  ///< from this block on nothing is to be masked or given a reference
+  };
 
   EXACTILE_HOST_DEVICE void start(Registers& registers, QueryTiles& queries) const {
     registers.q.set(q_, {0, 0});
@@ -156,27 +167,28 @@ class Mainloop {
     }
   }
 
-  EXACTILE_HOST_DEVICE void attend(int32_t n, const QueryTiles& queries, Registers& registers,
-                                   float& reference, int32_t& plain) const {
-    registers.fetches.for_each([](auto& cursor) {
-      prefetch(cursor);
-      cursor.template move_down<kBlockN>();
-    });
+  /// The block of keys from n on. False: it is to be visited again.
+  EXACTILE_HOST_DEVICE bool attend(int32_t n, const QueryTiles& queries, Registers& registers,
+                                   State& state) const {
+    registers.fetches.for_each([](auto& cursor) { prefetch(cursor); });
     scores(queries, registers);
     const Values values = load_values<0, 0>(registers.v);  // on their way during the softmax
     keep_order();
-    if (n < plain || n >= steady_end_) {
+    if (n < state.plain || n >= steady_end_) {
       hide_unseen(n, registers);
-      if (plain == kFar && set_references(registers, reference)) plain = steady_begin_;
+      if (state.plain == kFar && set_references(registers, state)) state.plain = steady_begin_;
     }
+    if (state.large) follow_large(registers, state.references);
     unrolled<kKeyBlocks>([&](auto j) {
       unrolled<kRowBlocks>(
-          [&](auto i) { scale_subtract<i>(registers.s.at(j, i), scale_, reference); });
+          [&](auto i) { scale_subtract<i>(registers.s.at(j, i), scale_, state.references.log2); });
     });
-    if (any_above(registers.s, kSlack)) move_references(registers, reference);
+    if (any_above(registers.s, kSlack) && !move_references(registers, state)) return false;
     add_values(values, registers);
     registers.k.template move_down<kBlockN>();
     registers.v.template move_down<kBlockN>();
+    registers.fetches.for_each([](auto& cursor) { cursor.template move_down<kBlockN>(); });
+    return true;
   }
 
   /// 32 keys, 16 columns: the kStep'th operands of q k^T.
@@ -229,23 +241,65 @@ class Mainloop {
     });
   }
 
-  /// Gives rows that see their first key a reference; their sums are zero. True: all have one.
-  EXACTILE_HOST_DEVICE bool set_references(Registers& registers, float& reference) const {
-    const float top = reduce_rows<Reduction::kMaximum>(registers.s) * scale_;
-    reference = reference == kUnset ? max(top, kUnset) : reference;
-    return !any(reference == kUnset);
+  /// Of a lane: whether a row's value is in it.
+  EXACTILE_HOST_DEVICE static bool has_row() {
+    return Traits::kSubGroupRows == kLanes || lane() < Traits::kSubGroupRows;
   }
 
-  /// Raises the references to the block's maxima. s is relative to them. A row whose maximum is
-  /// not above its reference has a factor of exactly 1.
-  EXACTILE_HOST_DEVICE static void move_references(Registers& registers, float& reference) {
-    const float rise = max(reduce_rows<Reduction::kMaximum>(registers.s), 0.0f);
-    const float factor = ::sycl::native::exp2(-rise);
-    reference += rise;
+  /// Gives rows that see their first key a reference; their sums are zero. True: all have one.
+  EXACTILE_HOST_DEVICE bool set_references(Registers& registers, State& state) const {
+    const float top = reduce_rows<Reduction::kMaximum>(registers.s);
+    const float log2 = top * scale_;
+    const bool large = ::sycl::fabs(log2) >= kLarge;
+    References& references = state.references;
+    if (!references.is_set() && top > -kInfinity) {
+      references = {.score = large ? top : 0.0f, .log2 = large ? 0.0f : log2};
+    }
+    state.large = any(has_row() && references.score != 0);
+    return !any(has_row() && !references.is_set());
+  }
+
+  /// Subtracts from s the references that are scores, which follow the maxima.
+  EXACTILE_HOST_DEVICE void follow_large(Registers& registers, References& references) const {
+    const float top = reduce_rows<Reduction::kMaximum>(registers.s);
+    const References before = references;
+    if (references.score != 0) references.score = max(references.score, top);
+    rescale(registers, before.factor_to(references, scale_));
+    subtract(registers, references.score);
+  }
+
+  /// Raises the references of rows with a maximum above kSlack to this. s is relative to them.
+  /// False: some become scores, and s is needed as it was.
+  EXACTILE_HOST_DEVICE bool move_references(Registers& registers, State& state) const {
+    const float top = reduce_rows<Reduction::kMaximum>(registers.s);
+    References& references = state.references;
+    const References before = references;
+    const float moved = top > kSlack ? references.log2 + top : references.log2;
+    if (any(has_row() && moved >= kLarge)) {
+      // A little below the maximum, which follow_large() finds.
+      if (moved >= kLarge) references = {.score = moved * (1 - 0x1p-20f) / scale_, .log2 = 0};
+      rescale(registers, before.factor_to(references, scale_));
+      state.large = true;
+      return false;
+    }
+    references.log2 = moved;
+    rescale(registers, before.factor_to(references, scale_));
+    subtract(registers, moved - before.log2);
+    return true;
+  }
+
+  /// s -= offsets[row].
+  EXACTILE_HOST_DEVICE static void subtract(Registers& registers, float offsets) {
     unrolled<kRowBlocks>([&](auto i) {
-      unrolled<kKeyBlocks>([&](auto j) { scale_subtract<i>(registers.s.at(j, i), 1.0f, rise); });
-      unrolled<kColumnBlocks>([&](auto c) { scale_rows<i>(registers.o.at(c, i), factor); });
-      scale_rows<i>(registers.row_sum.at(kZero, i), factor);
+      unrolled<kKeyBlocks>([&](auto j) { scale_subtract<i>(registers.s.at(j, i), 1.0f, offsets); });
+    });
+  }
+
+  /// o and row_sum *= factors[row].
+  EXACTILE_HOST_DEVICE static void rescale(Registers& registers, float factors) {
+    unrolled<kRowBlocks>([&](auto i) {
+      unrolled<kColumnBlocks>([&](auto c) { scale_rows<i>(registers.o.at(c, i), factors); });
+      scale_rows<i>(registers.row_sum.at(kZero, i), factors);
     });
   }
 
