@@ -4,6 +4,7 @@
 
 #include <exactile/mask.hpp>
 #include <exactile/platform.hpp>
+#include <exactile/scores.hpp>
 #include <exactile/tensor.hpp>
 
 namespace exactile {
@@ -19,6 +20,7 @@ struct CommonParams {
   int32_t tile_tokens;         ///< tokens in a full tile: kBlockM, or kBlockM / group
   float scale_log2;            ///< softmax_scale * log2(e), > 0
   Mask mask;
+  ScoreParams scores;  ///< of other variants than PlainScores
 };
 
 }  // namespace exactile

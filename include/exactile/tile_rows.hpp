@@ -36,12 +36,6 @@ struct TileRows {
   EXACTILE_HOST_DEVICE int64_t offset(const Tensor<Pointer>& tensor, int32_t row) const {
     return token(row) * tensor.token_stride + head(row) * tensor.head_stride;
   }
-
-  /// Of the first key of the sequence.
-  template <class Pointer>
-  EXACTILE_HOST_DEVICE int64_t key_offset(const Tensor<Pointer>& tensor) const {
-    return record.k_begin * tensor.token_stride + kv_head * tensor.head_stride;
-  }
 };
 
 }  // namespace exactile

@@ -42,6 +42,9 @@ struct Batch {
   std::vector<Element> q, k, v, out;
   std::vector<float> lse;
   Mask mask;
+  double softcap = 0;              // 0: none
+  std::vector<float> slopes = {};  // (sequences or 1, kHeadsQ), or empty
+  std::vector<float> sinks = {};   // (kHeadsQ,), or empty
 };
 
 /// Largest error of a row's output and LSE against float64.
@@ -50,7 +53,10 @@ double error_of_row(const Batch<Element>& batch, int sequence, int token, int he
   const int k_begin = batch.cu_k[sequence], len_k = batch.cu_k[sequence + 1] - k_begin;
   const KeyRange keys = batch.mask.visible(batch.cu_q[sequence + 1] - token, len_k);
   const auto row_of = [](int row, int heads, int h) { return (row * heads + h) * kHeadDim; };
-  double sum = 0, values[kHeadDim] = {};
+  const int position = len_k - (batch.cu_q[sequence + 1] - token);
+  const bool same_slopes = batch.slopes.size() == kHeadsQ;
+  const bool has_sink = !batch.sinks.empty();
+  double sum = has_sink ? std::exp(double{batch.sinks[head]}) : 0, values[kHeadDim] = {};
   for (int n = keys.begin; n < keys.end; ++n) {
     const int at = row_of(k_begin + n, kHeadsKv, head / (kHeadsQ / kHeadsKv));
     double score = 0;
@@ -58,7 +64,13 @@ double error_of_row(const Batch<Element>& batch, int sequence, int token, int he
       score +=
           double{to_float(batch.q[row_of(token, kHeadsQ, head) + d])} * to_float(batch.k[at + d]);
     }
-    const double p = std::exp(score / std::sqrt(double{kHeadDim}));
+    score /= std::sqrt(double{kHeadDim});
+    if (batch.softcap > 0) score = batch.softcap * std::tanh(score / batch.softcap);
+    if (!batch.slopes.empty()) {
+      const double slope = batch.slopes[(same_slopes ? 0 : sequence * kHeadsQ) + head];
+      score -= slope * std::abs(n - position);
+    }
+    const double p = std::exp(score);
     sum += p;
     for (int d = 0; d < kHeadDim; ++d) values[d] += p * to_float(batch.v[at + d]);
   }
@@ -72,8 +84,9 @@ double error_of_row(const Batch<Element>& batch, int sequence, int token, int he
   return error;
 }
 
-template <class Element>
+template <class Element, class Scores = PlainScores>
 void run(Batch<Element>& batch, bool pack_gqa) {
+  using KernelTraits = Traits<Element, ContiguousKv, Scores>;
   const auto packed = [](auto* data, int heads) {
     return Tensor<decltype(data)>{data, int64_t{heads} * kHeadDim, kHeadDim};
   };
@@ -101,6 +114,14 @@ void run(Batch<Element>& batch, bool pack_gqa) {
       .tile_tokens = kBlockM / tile_heads,
       .scale_log2 = 1.44269504f / 8,
       .mask = batch.mask,
+      .scores = {.softcap = static_cast<float>(8 * batch.softcap),
+                 .softcap_inverse = static_cast<float>(1 / (8 * batch.softcap)),
+                 .scale_inverse = 8,
+                 .batch = static_cast<int32_t>(batch.slopes.size()) / kHeadsQ,
+                 .alibi_slopes = batch.slopes.empty() ? nullptr : batch.slopes.data(),
+                 .alibi_batch_stride = kHeadsQ,
+                 .cu_seqlens_q = batch.cu_q.data(),
+                 .sinks = batch.sinks.empty() ? nullptr : batch.sinks.data()},
   };
   params.head_dim = params.head_dim_v = kHeadDim;
   params.max_len_k = max_len_k;
@@ -110,11 +131,11 @@ void run(Batch<Element>& batch, bool pack_gqa) {
                         .num_heads = kHeadsQ / tile_heads,
                         .max_m_blocks = num_m_blocks(max_len_q, params.tile_tokens),
                         .tile_tokens = params.tile_tokens};
-  const std::size_t bytes = (Scratch<Traits<Element>>::bytes(params) + 63) / 64 * 64;
+  const std::size_t bytes = (Scratch<KernelTraits>::bytes(params) + 63) / 64 * 64;
   void* const buffer = std::aligned_alloc(64, bytes);
   *static_cast<Staged*>(buffer) = {};
   for (int32_t i = 0; i < Individual::num_work_groups(grid, 1); ++i) {
-    prefill_kernel<Traits<Element>, Individual>(params, grid, i, buffer);
+    prefill_kernel<KernelTraits, Individual>(params, grid, i, buffer);
   }
   std::free(buffer);
 }
@@ -139,9 +160,9 @@ Batch<Element> make_batch(Mask mask) {
   return make_batch<Element>(mask, {0, 5, 5, 140, 141, 205}, {0, 9, 13, 100, 101, 165});
 }
 
-template <class Element>
+template <class Element, class Scores = PlainScores>
 void check_against_float64(Batch<Element> batch, bool pack_gqa, double tolerance) {
-  run(batch, pack_gqa);
+  run<Element, Scores>(batch, pack_gqa);
   double error = 0;
   for (int b = 0; b + 1 < static_cast<int>(batch.cu_q.size()); ++b) {
     for (int token = batch.cu_q[b]; token < batch.cu_q[b + 1]; ++token) {
@@ -150,9 +171,34 @@ void check_against_float64(Batch<Element> batch, bool pack_gqa, double tolerance
       }
     }
   }
-  EXACTILE_CHECK(error <= tolerance, "error " << error << ", element of " << sizeof(Element)
-                                              << " bytes, window (" << batch.mask.left << ", "
-                                              << batch.mask.right << "), packed " << pack_gqa);
+  EXACTILE_CHECK(error <= tolerance,
+                 "error " << error << ", element of " << sizeof(Element) << " bytes, window ("
+                          << batch.mask.left << ", " << batch.mask.right << "), packed " << pack_gqa
+                          << ", softcap " << batch.softcap << ", slopes " << batch.slopes.size()
+                          << ", sinks " << batch.sinks.size());
+}
+
+/// Every combination of what a variant of the scores does, none of it too.
+template <class Element>
+void check_scores(Mask mask, bool pack_gqa, double tolerance) {
+  const std::vector<float> slopes{0.5f, 0.25f, 0.0f, 0.0625f};
+  std::vector<float> slopes_of_sequences;
+  for (int b = 0; b < 5; ++b) {
+    for (const float slope : slopes) slopes_of_sequences.push_back(slope * static_cast<float>(b));
+  }
+  // The third is all that counts, at -inf there is none.
+  const std::vector<float> sinks{0.5f, -2.0f, 200.0f, -INFINITY};
+  for (const double softcap : {0.0, 0.7, 30.0, 1e6}) {
+    for (const auto& slope : {std::vector<float>{}, slopes, slopes_of_sequences}) {
+      for (const auto& sink : {std::vector<float>{}, sinks}) {
+        Batch<Element> batch = make_batch<Element>(mask);
+        batch.softcap = softcap;
+        batch.slopes = slope;
+        batch.sinks = sink;
+        check_against_float64<Element, GeneralScores>(batch, pack_gqa, tolerance);
+      }
+    }
+  }
 }
 
 /// Inf and NaN in V at a sequence's last key change no bit of the rows that do not see it.
@@ -189,6 +235,9 @@ int main() {
       cpu::check_against_float64(cpu::make_batch<float>(mask), pack_gqa, 1e-5);
       cpu::check_against_float64(cpu::make_batch<Fp16>(mask), pack_gqa, 2e-3);
       cpu::check_against_float64(cpu::make_batch<Bf16>(mask), pack_gqa, 1.6e-2);
+      cpu::check_scores<float>(mask, pack_gqa, 2e-5);
+      cpu::check_scores<Fp16>(mask, pack_gqa, 2e-3);
+      cpu::check_scores<Bf16>(mask, pack_gqa, 1.6e-2);
     }
   }
   // Several groups of key blocks.

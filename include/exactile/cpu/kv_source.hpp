@@ -21,7 +21,7 @@ struct KvBlock {
   typename MicroKernel<Traits>::Broadcast k, v;
 };
 
-/// The keys and values of one sequence and kv head, contiguous in the packed tensors.
+/// The keys and values of one sequence and kv head.
 template <class Traits>
 class KvSource {
   using Element = typename Traits::Element;
@@ -29,6 +29,8 @@ class KvSource {
   using Scalar = typename Kernel::Scalar;
   using Broadcast = typename Kernel::Broadcast;
   static constexpr int kPerScalar = Kernel::Operand::kPerScalar;
+  using Rows = typename Traits::KvLayout::template Rows<Element>;
+  static_assert(Traits::KvLayout::kOneRun);
   static constexpr bool kWiden = Traits::kProduct == Product::kFloat && sizeof(Element) == 2;
   static constexpr bool kTiles = Traits::kProduct == Product::kBf16Tile;
 
@@ -36,8 +38,8 @@ class KvSource {
   KvSource(const PrefillParams& params, const TileRecord& record, int kv_head,
            Scratch<Traits>& scratch)
       : params_(params),
-        k_(first_key(params.k, record, kv_head)),
-        v_(first_key(params.v, record, kv_head)),
+        k_(params.k, record.k_begin, kv_head),
+        v_(params.v, record.k_begin, kv_head),
         k_len_(record.k_len),
         scratch_(scratch) {
     Staged& staged = scratch.staged;
@@ -54,7 +56,7 @@ class KvSource {
   bool finite_only() const { return finite_only_; }
 
   /// V of a key of the sequence as it is, Inf and NaN included: (Dv,).
-  const Element* value(int n) const { return v_ + n * params_.v.token_stride; }
+  const Element* value(int n) const { return v_[n]; }
 
   /// The block of keys [n0, n0 + kBlockN), as far as they exist.
   KvBlock<Traits> block(int n0) const {
@@ -79,15 +81,9 @@ class KvSource {
   }
 
  private:
-  static const Element* first_key(const Tensor<const void*>& tensor, const TileRecord& record,
-                                  int kv_head) {
-    return static_cast<const Element*>(tensor.data) +
-           int64_t{record.k_begin} * tensor.token_stride + kv_head * tensor.head_stride;
-  }
-
   Broadcast stage_keys(int n0, int n1, Scalar* to) const {
-    const int64_t stride = params_.k.token_stride;
-    const Element* const k = k_ + n0 * stride;
+    const int64_t stride = k_.stride();
+    const Element* const k = k_[n0];
     const int pitch = params_.head_dim / kPerScalar;
     if constexpr (kWiden) {
       widen_rows(k, stride, n1 - n0, params_.head_dim, to);
@@ -125,7 +121,7 @@ class KvSource {
   }
 
   Broadcast stage_values(int n0, int n1, Scalar* to) const {
-    return stage_values(value(n0), params_.v.token_stride, n1 - n0, to);
+    return stage_values(value(n0), v_.stride(), n1 - n0, to);
   }
 
   /// `keys` rows of V, `stride` apart.
@@ -180,8 +176,7 @@ class KvSource {
   }
 
   const PrefillParams& params_;
-  const Element* const k_;
-  const Element* const v_;
+  const Rows k_, v_;
   const int k_len_;
   Scratch<Traits>& scratch_;
   bool finite_only_ = false;

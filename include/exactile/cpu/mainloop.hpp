@@ -88,6 +88,7 @@ class Mainloop {
     const Scalar* const q = scratch_.q + int64_t{row} * params_.head_dim / kPerScalar;
     Kernel::template scores<kVecs>(block.k, q, params_.head_dim / kPerScalar, num_keys, s);
     next_.step();
+    if constexpr (Traits::Scores::kChanges) change<kVecs>(row, first_key, num_keys, s);
     if (border) mask<kVecs>(key_begin, key_end, first_key, num_keys, s);
     Floats alpha[kVecs];
     softmax<kVecs>(scale_, num_keys, scratch_.row_max + row, scratch_.row_sum + row, s, alpha);
@@ -140,6 +141,22 @@ class Mainloop {
     } else {
       const Words pair = load<Words>(s + n / 2 * kPanel + lane);
       return (Floats)(n % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+    }
+  }
+
+  template <int kVecs>
+  EXACTILE_INLINE void change(int row, int first_key, int num_keys, float* s) const {
+    for (int v = 0; v < kVecs; ++v) {
+      const Floats slope = load<Floats>(scratch_.slope + row + v * kLanes);
+      const Ints position = load<Ints>(scratch_.position + row + v * kLanes) - first_key;
+      for (int n = 0; n < num_keys; ++n) {
+        float* const at = s + n * kPanel + v * kLanes;
+        const Ints to_the_right = n - position;
+        const Floats distance =
+            __builtin_convertvector(to_the_right < 0 ? -to_the_right : to_the_right, Floats);
+        store(at, Traits::Scores::template change<Math>(params_.scores, load<Floats>(at), slope,
+                                                        distance));
+      }
     }
   }
 

@@ -13,6 +13,7 @@ inline namespace EXACTILE_CPU_ISA {
 template <class Traits>
 class Prefetch {
   using Element = typename Traits::Element;
+  using KvRows = typename Traits::KvLayout::template Rows<Element>;
 
  public:
   EXACTILE_INLINE explicit Prefetch(const PrefillParams& params) : params_(params) {}
@@ -32,14 +33,18 @@ class Prefetch {
       const int end = min(q_ + kTokens, tokens_);
       for (; q_ < end; ++q_) {
         for (int h = 0; h < heads_; ++h) {
-          row(params_.q, record_.q_begin + q_, first_head_ + h, params_.head_dim);
+          const int64_t token = record_.q_begin + q_;
+          row(static_cast<const Element*>(params_.q.data) + token * params_.q.token_stride +
+                  (first_head_ + h) * params_.q.head_stride,
+              params_.head_dim);
         }
       }
     } else if (k_ < min(record_.k_len, kBlockN)) {
+      const KvRows k(params_.k, record_.k_begin, kv_head_), v(params_.v, record_.k_begin, kv_head_);
       const int end = min(k_ + 2 * kTokens, min(record_.k_len, kBlockN));
       for (; k_ < end; ++k_) {
-        row(params_.k, record_.k_begin + k_, kv_head_, params_.head_dim);
-        row(params_.v, record_.k_begin + k_, kv_head_, params_.head_dim_v);
+        row(k[k_], params_.head_dim);
+        row(v[k_], params_.head_dim_v);
       }
     }
   }
@@ -47,10 +52,7 @@ class Prefetch {
  private:
   static constexpr int kTokens = 8;
 
-  EXACTILE_INLINE static void row(const Tensor<const void*>& tensor, int64_t token, int head,
-                                  int head_dim) {
-    const auto* const at = static_cast<const Element*>(tensor.data) + token * tensor.token_stride +
-                           head * tensor.head_stride;
+  EXACTILE_INLINE static void row(const Element* at, int head_dim) {
     for (int d = 0; d < head_dim; d += 64 / static_cast<int>(sizeof(Element))) {
       __builtin_prefetch(at + d, 0, 2);
     }

@@ -24,6 +24,8 @@ struct Scratch {
   alignas(64) float row_max[kRows];
   float row_sum[kRows];
   int key_begin[kRows], key_end[kRows];  ///< keys visible to the row; both ascend with the row
+  float slope[kRows];                    ///< of variants of the scores: what they know of a row,
+  int position[kRows];                   ///< and its own among the keys
   alignas(64) float s[kBlockN * kPanel];
   bool fresh[kPanels];  ///< o of the panel holds nothing yet
   Scalar* q;

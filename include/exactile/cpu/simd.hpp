@@ -144,6 +144,32 @@ EXACTILE_INLINE Floats exp2(Floats x, ExpScale scale) {
   return p * (Floats)((Words)biased << 23);
 }
 
+/// Relative error 3e-7.
+EXACTILE_INLINE Floats tanh(Floats x) {
+  // Near 0, where 1 - 2 / (e^2x + 1) would cancel, a polynomial in x^2.
+  const Floats z = x * x;
+  Floats p = splat(-0x1.901840p-8f);
+  const auto step = [&](float coefficient)
+                        EXACTILE_LAMBDA_INLINE { p = fma(p, z, splat(coefficient)); };
+  step(0x1.581fb4p-6f), step(-0x1.b928e2p-5f), step(0x1.110e2ep-3f), step(-0x1.555552p-2f);
+  const Floats near = fma(x * z, p, x);
+  const Floats magnitude = lane_max(-x, x);
+  const Floats bounded = -lane_max(splat(-10.0f), -magnitude);  // 1 from there on; NaN stays
+  const Floats far = 1.0f - 2.0f / (1.0f + exp2<5>(bounded, ExpScale(0x1.715476p+1f)));
+  return magnitude < splat(0.625f) ? near : x < Floats{} ? -far : far;
+}
+
+/// What variants of the scores compute with (exactile/scores.hpp).
+struct Math {
+  EXACTILE_INLINE static Floats tanh(Floats x) { return cpu::tanh(x); }
+  EXACTILE_INLINE static float exp2(float x) { return __builtin_exp2f(x); }
+  /// Natural logarithm of sum * 2^(reference * scale_log2).
+  EXACTILE_INLINE static float lse(float reference, float scale_log2, float sum) {
+    constexpr float kLn2 = 0.693147180559945309f;
+    return reference * scale_log2 * kLn2 + __builtin_logf(sum);
+  }
+};
+
 /// Transposes a kLanes x kLanes block of 32-bit values by log2(kLanes) perfect shuffles.
 template <class V, int... I>
 EXACTILE_INLINE void interleave(V a, V b, V& low, V& high) {

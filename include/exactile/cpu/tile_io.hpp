@@ -31,6 +31,11 @@ struct TileIo {
         const KeyRange keys = params.mask.visible(rows_to_end, tile.record.k_len);
         scratch.key_begin[row0 + i] = keys.begin;
         scratch.key_end[row0 + i] = keys.end;
+        if constexpr (Traits::Scores::kChanges) {
+          scratch.slope[row0 + i] =
+              Traits::Scores::slope(params.scores, tile.token(row), tile.head(row));
+          scratch.position[row0 + i] = tile.record.k_len - rows_to_end;
+        }
         from[i] = q + tile.offset(params.q, row);
       }
       if (row0 >= tile.rows()) continue;  // vectors without a row are not computed
@@ -41,9 +46,9 @@ struct TileIo {
 
   /// Writes O = o / row_sum and the LSE. A row that saw no key has row_sum 0: O = 0, LSE = -inf.
   /// There is one NaN, and no -0, so that a row's bits never depend on the tile.
-  static Sums store(const PrefillParams& params, const TileRows& tile,
-                    const Scratch<Traits>& scratch) {
+  static Sums store(const PrefillParams& params, const TileRows& tile, Scratch<Traits>& scratch) {
     if (params.lse) store_lse(params, tile, scratch);
+    if constexpr (Traits::Scores::kHasSinks) add_sinks(params, tile, scratch);
     return params.stream_out ? store_rows<true>(params, tile, scratch)
                              : store_rows<false>(params, tile, scratch);
   }
@@ -110,16 +115,31 @@ struct TileIo {
     }
   }
 
+  using RowSum = exactile::RowSum<typename Traits::Scores, Math>;
+
+  static RowSum row_sum(const PrefillParams& params, const TileRows& tile,
+                        const Scratch<Traits>& scratch, int row) {
+    return {params.scores, scratch.row_sum[row], scratch.row_max[row], params.scale_log2,
+            [&] { return tile.head(row); }};
+  }
+
   static void store_lse(const PrefillParams& params, const TileRows& tile,
                         const Scratch<Traits>& scratch) {
-    constexpr float kLn2 = 0.693147180559945309f;
     for (int row = 0; row < tile.rows(); ++row) {
-      const float sum = scratch.row_sum[row];
-      const float max_log2 = scratch.row_max[row] * params.scale_log2;
+      const RowSum sum = row_sum(params, tile, scratch, row);
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
-          sum == 0     ? -__builtin_inff()
-          : sum != sum ? kNan
-                       : max_log2 * kLn2 + __builtin_logf(sum);
+          sum.total() == 0             ? -kInfinity
+          : sum.total() != sum.total() ? kNan
+                                       : sum.lse(scratch.row_max[row], params.scale_log2);
+    }
+  }
+
+  /// A row without a key stays one: its o is not written.
+  static void add_sinks(const PrefillParams& params, const TileRows& tile,
+                        Scratch<Traits>& scratch) {
+    for (int row = 0; row < tile.rows(); ++row) {
+      if (scratch.row_sum[row] == 0) continue;
+      scratch.row_sum[row] = row_sum(params, tile, scratch, row).total();
     }
   }
 };

@@ -6,6 +6,7 @@
 
 #include <exactile/cpu/params.hpp>
 #include <exactile/cpu/simd.hpp>
+#include <exactile/kv_layout.hpp>
 
 namespace exactile::cpu {
 inline namespace EXACTILE_CPU_ISA {
@@ -21,10 +22,10 @@ enum class Product {
 enum class Chain { kBlock, kGroup };
 
 template <class Element>
-struct Traits;
+struct ElementTraits;
 
 template <>
-struct Traits<float> {
+struct ElementTraits<float> {
   using Element = float;
   static constexpr Product kProduct = Product::kFloat;
   static constexpr int kExpDegree = 5;
@@ -40,14 +41,14 @@ struct Traits<float> {
 };
 
 template <>
-struct Traits<Fp16> : Traits<float> {
+struct ElementTraits<Fp16> : ElementTraits<float> {
   using Element = Fp16;
   static constexpr int kExpDegree = 4;
   static constexpr int kGroupKeys = 32 * kBlockN;
 };
 
 template <>
-struct Traits<Bf16> : Traits<float> {
+struct ElementTraits<Bf16> : ElementTraits<float> {
   using Element = Bf16;
   static constexpr int kExpDegree = 3;
   static constexpr int kGroupKeys = 32 * kBlockN;
@@ -60,6 +61,12 @@ struct Traits<Bf16> : Traits<float> {
   static constexpr Chain kChain = Chain::kGroup;
   static constexpr int kVectors = 2, kKeys = 8, kDims = 8;
 #endif
+};
+
+template <class Element, class KvLayoutType = ContiguousKv, class ScoresType = PlainScores>
+struct Traits : ElementTraits<Element> {
+  using KvLayout = KvLayoutType;
+  using Scores = ScoresType;
 };
 
 }  // namespace EXACTILE_CPU_ISA

@@ -11,7 +11,16 @@ namespace exactile::sycl {
 
 namespace ext = ::sycl::ext;  // the vendor's macros say sycl::ext, which in here is this
 
-inline constexpr float kInfinity = __builtin_inff();
+/// What variants of the scores compute with (exactile/scores.hpp).
+struct Math {
+  EXACTILE_HOST_DEVICE static float tanh(float x) { return ::sycl::tanh(x); }
+  EXACTILE_HOST_DEVICE static float exp2(float x) { return ::sycl::exp2(x); }
+  /// Natural logarithm of sum * 2^(reference * scale_log2).
+  EXACTILE_HOST_DEVICE static float lse(float reference, float scale_log2, float sum) {
+    constexpr float kLn2 = 0.693147180559945309f;
+    return (reference * scale_log2 + ::sycl::log2(sum)) * kLn2;
+  }
+};
 
 /// Lies in work-group local memory: work-item 0 walks the scheduler, because a walk may take its
 /// next index from a counter, and all work-items see the tile. Barriers between are the kernel's.

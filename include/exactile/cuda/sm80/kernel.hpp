@@ -94,8 +94,11 @@ EXACTILE_DEVICE void store_tile(const PrefillParams& params, const TileRows& til
     float sum = acc.row_sum[r];
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
-    const bool seen = sum != 0;
-    const float inverse = 1.0f / sum;
+    const RowSum<typename Traits::Scores, ptx::Math> row_sum(
+        params.scores, sum, acc.row_max[r], params.scale_log2,
+        [&] { return tile.head(row0 + row_of_lane + r * 8); });
+    const bool seen = row_sum.total() != 0;
+    const float inverse = 1.0f / row_sum.total();
 #pragma unroll
     for (int i = 0; i < Traits::kHeadDimV / 8; ++i) {
       const float low = seen ? acc.o[i][2 * r] * inverse : 0.0f;
@@ -106,10 +109,9 @@ EXACTILE_DEVICE void store_tile(const PrefillParams& params, const TileRows& til
     }
     const int row = row0 + row_of_lane + r * 8;
     if (params.lse && lane() % 4 == 0 && row < tile.rows()) {
-      constexpr float kLn2 = 0.693147180559945309f;
-      const float log2_sum = acc.row_max[r] * params.scale_log2 + ptx::log2(sum);
+      const float lse = row_sum.lse(acc.row_max[r], params.scale_log2);
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
-          seen ? log2_sum * kLn2 : -kInfinity;
+          seen ? lse : -kInfinity;
     }
   }
   __syncwarp();

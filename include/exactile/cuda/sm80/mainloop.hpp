@@ -21,8 +21,6 @@ namespace exactile::cuda::sm80 {
 
 using ptx::uint32_t;
 
-inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000);
-
 EXACTILE_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
 EXACTILE_DEVICE int warp() { return static_cast<int>(threadIdx.x) / 32; }
 EXACTILE_DEVICE int lane() { return static_cast<int>(threadIdx.x) % 32; }
@@ -84,14 +82,15 @@ class Mainloop {
   using TileQ = SharedTile<Traits::kHeadDim>;
   using TileV = SharedTile<Traits::kHeadDimV>;
   using Scores = float[kBlockN / 8][4];  // (16, N)
+  using KvRows = typename Traits::KvLayout::template Rows<Element>;
 
  public:
   EXACTILE_DEVICE Mainloop(const PrefillParams& params, const TileRows& tile, uint32_t shared)
       : params_(params),
         tile_(tile),
         shared_(shared),
-        k_(first_key(params.k, tile)),
-        v_(first_key(params.v, tile)) {
+        k_(params.k, tile.record.k_begin, tile.kv_head),
+        v_(params.v, tile.record.k_begin, tile.kv_head) {
     const int32_t first = tile.record.q_end - tile.record.q_begin;
     const int32_t last = first - tile.tokens + 1;
     const int32_t k_len = tile.record.k_len;
@@ -129,11 +128,6 @@ class Mainloop {
     return Traits::kMask == MaskKind::kFull ? Mask{} : params_.mask;
   }
 
-  EXACTILE_DEVICE static const Element* first_key(const Tensor<const void*>& tensor,
-                                                  const TileRows& tile) {
-    return static_cast<const Element*>(tensor.data) + tile.key_offset(tensor);
-  }
-
   // ---- copies
 
   EXACTILE_DEVICE TileQ queries() const { return {shared_}; }  // (M, D)
@@ -152,19 +146,18 @@ class Mainloop {
   }
 
   EXACTILE_DEVICE void load_keys(int32_t n) const {
-    if (n < end_) load_block(k_, params_.k.token_stride, n * kBlockN, keys(n));
+    if (n < end_) load_block(k_, n * kBlockN, keys(n));
     ptx::commit_copies();
   }
   EXACTILE_DEVICE void load_values(int32_t n) const {
-    if (n < end_) load_block(v_, params_.v.token_stride, n * kBlockN, values(n));
+    if (n < end_) load_block(v_, n * kBlockN, values(n));
     ptx::commit_copies();
   }
 
   /// Rows past the sequence's end become 0: a probability of 0 times a neighbour's NaN is NaN.
   template <class Tile>
-  EXACTILE_DEVICE void load_block(const Element* from, int64_t stride, int32_t n0, Tile to) const {
-    load_rows<kBlockN>(to, tile_.record.k_len - n0,
-                       [&](int row) { return from + (n0 + row) * stride; });
+  EXACTILE_DEVICE void load_block(const KvRows& from, int32_t n0, Tile to) const {
+    load_rows<kBlockN>(to, tile_.record.k_len - n0, [&](int row) { return from[n0 + row]; });
   }
 
   /// Rows [0, num_rows) from where row_at(row) says, 0 after them. A thread copies the same chunk
@@ -203,6 +196,7 @@ class Mainloop {
     load_values(n + kStages - 1);
     Scores s;
     scores(n, s);
+    if constexpr (Traits::Scores::kChanges) change(n, s);
     if constexpr (kBorder) hide(n, s);
     softmax(s, acc);
     next_half();
@@ -229,6 +223,23 @@ class Mainloop {
         ptx::load_matrices(k, k_at.at(i, d));
         ptx::mma<Element>(s[2 * i], q, k[0], k[2]);
         ptx::mma<Element>(s[2 * i + 1], q, k[1], k[3]);
+      }
+    }
+  }
+
+  /// Slopes are loaded anew for every block: registers are full.
+  EXACTILE_DEVICE void change(int32_t n, Scores& s) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = min(warp() * Traits::kWarpRows + lane() / 4 + r * 8, tile_.rows() - 1);
+      const float slope = Traits::Scores::slope(params_.scores, tile_.token(row), tile_.head(row));
+      const int32_t position = tile_.record.k_len - tile_.rows_to_end(row);
+      const auto first = static_cast<float>(n * kBlockN + lane() % 4 * 2 - position);
+#pragma unroll
+      for (int i = 0; i < kBlockN / 4; ++i) {
+        float& score = s[i / 2][r * 2 + i % 2];
+        const float distance = fabsf(first + static_cast<float>(i / 2 * 8 + i % 2));
+        score = Traits::Scores::template change<ptx::Math>(params_.scores, score, slope, distance);
       }
     }
   }
@@ -319,8 +330,7 @@ class Mainloop {
   const PrefillParams& params_;
   const TileRows& tile_;
   const uint32_t shared_;
-  const Element* const k_;  // first key of the sequence, of the tile's kv head
-  const Element* const v_;
+  const KvRows k_, v_;                 // of the tile's sequence and kv head
   int32_t begin_, end_;                // blocks that some row sees
   int32_t steady_begin_, steady_end_;  // blocks that all rows see whole
 };

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <exactile/cuda/params.hpp>
+#include <exactile/kv_layout.hpp>
 
 namespace exactile::cuda::sm80 {
 
@@ -32,9 +33,12 @@ struct KeyBlocks<256, 256> {
   static constexpr int kBlockN = 32, kStages = 1;
 };
 
-template <class Element_, int kHeadDim_, int kHeadDimV_, MaskKind kMask_>
+template <class Element_, int kHeadDim_, int kHeadDimV_, MaskKind kMask_,
+          class KvLayout_ = ContiguousKv, class Scores_ = PlainScores>
 struct Traits {
   using Element = Element_;
+  using KvLayout = KvLayout_;
+  using Scores = Scores_;
   static_assert(SameAs<Element, Fp16> || SameAs<Element, Bf16>);
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kHeadDimV = kHeadDimV_;

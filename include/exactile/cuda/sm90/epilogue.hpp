@@ -20,15 +20,16 @@ class Epilogue {
                                     const OnlineSoftmax& softmax) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float sum = softmax.row_sum(r);
-      const float inverse = sum == 0 ? 0.0f : ptx::reciprocal(sum);
+      const RowSum<typename Traits::Scores, ptx::Math> sum(
+          params.scores, softmax.row_sum(r), softmax.reference(r), params.scale_log2,
+          [&] { return TileRow(params, work, row + 8 * r).head; });
+      const float inverse = sum.total() == 0 ? 0.0f : ptx::reciprocal(sum.total());
       const TileRow at(params, work, row + 8 * r);
       const bool exists = row + 8 * r < num_rows<Traits>(params, work.rows);
       store_row(params, at, exists, r, o, inverse);
       if (exists && params.lse && threadIdx.x % 4 == 0) {
-        constexpr float kLn2 = 0.693147180559945309f;
         params.lse[at.head * params.lse_head_stride + at.token] =
-            (softmax.reference(r) * params.scale_log2 + ptx::log2(sum)) * kLn2;
+            sum.lse(softmax.reference(r), params.scale_log2);
       }
     }
   }

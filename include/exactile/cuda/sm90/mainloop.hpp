@@ -100,9 +100,11 @@ class Mainloop {
     steady_ = {ptx::warp_uniform(max(unmasked.begin, n_begin_)),
                ptx::warp_uniform(max(unmasked.end, n_begin_))};
     mask = RowMask<Traits>(params_, tile.work, row(), shared_.keys[query_]);
+    scores_ = RowScores<Traits>(params_, tile.work, row());
     wgmma_wait<0>();
     touch(s);
     release_keys(n);
+    scores_.apply(params_, s, first_key(n));
     mask.apply(s, first_key(n));
     softmax.template update<BlockKind::kFirst, Element>(s, p_, params_.scale_log2);
     if (has_foreign_infinities()) {
@@ -144,6 +146,7 @@ class Mainloop {
     wgmma_wait<1>();
     touch(s);
     release_keys(n);
+    scores_.apply(params_, s, first_key(n));
     if constexpr (kKind == BlockKind::kMasked) mask.apply(s, first_key(n));
     softmax.template update<kKind, Element>(s, p, params_.scale_log2);
     ptx::compute_before_here(softmax.partial_sum());
@@ -298,6 +301,7 @@ class Mainloop {
   BlockRange steady_;  // blocks that need no mask, except the tile's last
   bool packed_;        // the tile holds several sequences
   Probabilities p_;
+  [[no_unique_address]] RowScores<Traits> scores_;
 };
 
 }  // namespace exactile::cuda::sm90

@@ -1,6 +1,7 @@
 // exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them.
 #pragma once
 
+#include <exactile/cuda/sm90/boxes.hpp>
 #include <exactile/cuda/sm90/tile.hpp>
 
 namespace exactile::cuda::sm90 {
@@ -83,23 +84,27 @@ class Producer {
     }
     const int32_t rows = params_.tile_heads * params_.tile_tokens;
     ptx::mbarrier_arrive_expect_tx(full, rows * Traits::kHeadDim * sizeof(Element));
-    load<Traits::kHeadDim, Traits::kBlockM>(q_map_, ptx::shared_address(&shared_.q[i]), full,
-                                            work.head * params_.tile_heads, work.rows.q_begin);
+    const ptx::uint32_t to = ptx::shared_address(&shared_.q[i]);
+#pragma unroll
+    for (int c = 0; c < Traits::kHeadDim / Traits::kChunk; ++c) {
+      ptx::tma_load(to + c * Traits::kBlockM * kRowBytes, &q_map_, full, c * Traits::kChunk,
+                    work.head * params_.tile_heads, work.rows.q_begin);
+    }
     return blocks;
   }
 
   EXACTILE_DEVICE void load_kv(const WorkTile& work, BlockRange blocks) {
-    const int32_t head = work.head * params_.tile_heads / params_.group;
+    const Boxes boxes(params_, work.rows, work.head * params_.tile_heads / params_.group);
 #pragma unroll 1
     for (int32_t n = blocks.end - 1; n >= blocks.begin; --n, stage_.advance()) {
-      const int32_t key = work.rows.k_begin + n * Traits::kBlockN;
-      const int32_t keys = num_keys<Traits>(work.rows) - n * Traits::kBlockN;
-      const int32_t boxes = ceil_div(min(keys, Traits::kBlockN), Traits::kBoxN);
+      const int32_t key = n * Traits::kBlockN;
+      const int32_t keys = num_keys<Traits>(work.rows) - key;
+      const int32_t num_boxes = ceil_div(min(keys, Traits::kBlockN), Traits::kBoxN);
       const int32_t i = stage_.index();
       load_block<Traits::kHeadDim>(k_map_, shared_.k[i], shared_.k_empty[i], shared_.k_full[i],
-                                   head, key, boxes);
+                                   boxes, key, num_boxes);
       load_block<Traits::kHeadDimV>(v_map_, shared_.v[i], shared_.v_empty[i], shared_.v_full[i],
-                                    head, key, boxes);
+                                    boxes, key, num_boxes);
     }
   }
 
@@ -113,6 +118,7 @@ class Producer {
 
  private:
   using Element = typename Traits::Element;
+  using Boxes = KvBoxes<Traits>;
 
   EXACTILE_DEVICE void announce(int32_t i) const {
     if constexpr (Traits::kMask == MaskKind::kPacked) {
@@ -130,25 +136,20 @@ class Producer {
 
   template <int kColumns, class Matrix>
   EXACTILE_DEVICE void load_block(const TensorMap& map, Matrix& to, int64_t& empty, int64_t& full,
-                                  int32_t head, int32_t key, int32_t boxes) {
+                                  const Boxes& boxes, int32_t key, int32_t num_boxes) {
     constexpr int kBoxBytes = Traits::kBoxN * kRowBytes;  // of one chunk
     const ptx::uint32_t barrier = ptx::shared_address(&full), start = ptx::shared_address(&to);
     ptx::mbarrier_wait(ptx::shared_address(&empty), stage_.phase() ^ 1);
-    if constexpr (Traits::kBoxN == Traits::kBlockN) boxes = 1;
-    ptx::mbarrier_arrive_expect_tx(barrier, boxes * kBoxBytes * (kColumns / Traits::kChunk));
+    if constexpr (Traits::kBoxN == Traits::kBlockN) num_boxes = 1;
+    ptx::mbarrier_arrive_expect_tx(barrier, num_boxes * kBoxBytes * (kColumns / Traits::kChunk));
 #pragma unroll 1
-    for (int32_t i = 0; i < boxes; ++i) {
+    for (int32_t i = 0; i < num_boxes; ++i) {
       const int32_t row = min(i * Traits::kBoxN, Traits::kBlockN - Traits::kBoxN);  // may overlap
-      load<kColumns, Traits::kBlockN>(map, start + row * kRowBytes, barrier, head, key + row);
-    }
-  }
-
-  template <int kColumns, int kRows>
-  EXACTILE_DEVICE void load(const TensorMap& map, ptx::uint32_t to, ptx::uint32_t barrier,
-                            int32_t head, int32_t token) {
 #pragma unroll
-    for (int c = 0; c < kColumns / Traits::kChunk; ++c) {
-      ptx::tma_load(to + c * kRows * kRowBytes, &map, barrier, c * Traits::kChunk, head, token);
+      for (int c = 0; c < kColumns / Traits::kChunk; ++c) {
+        boxes.load(start + (c * Traits::kBlockN + row) * kRowBytes, map, barrier,
+                   c * Traits::kChunk, key + row);
+      }
     }
   }
 

@@ -138,7 +138,7 @@ class OnlineSoftmax {
     bool large[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      large[r] = offset[r] == kNoOffset && reference_[r] != -ptx::kInfinity;
+      large[r] = offset[r] == kNoOffset && reference_[r] != -kInfinity;
     }
     if (!__any_sync(~0u, large[0] || large[1])) return;
 #pragma unroll
@@ -167,7 +167,7 @@ class OnlineSoftmax {
   /// Whatever is added to its opposite, but -inf, has an infinite power.
   static constexpr float kNoOffset = -3.0e38f;
 
-  float reference_[2] = {-ptx::kInfinity, -ptx::kInfinity};  // scores, not yet scaled
+  float reference_[2] = {-kInfinity, -kInfinity};  // scores, not yet scaled
   float sum_[2] = {0, 0};
   float alpha_[2];
   bool moved_ = false;  // the same in all lanes of a warp

@@ -85,18 +85,84 @@ EXACTILE_DEVICE int32_t visible_end(const PrefillParams& params, const WorkTile&
   return params.mask.visible(max(1, last), rows.k_len).end;
 }
 
+/// Of a tile of several sequences: the one that a token of the tile belongs to.
+EXACTILE_DEVICE int32_t sequence_of_token(const PrefillParams& params, const TileRecord& rows,
+                                          int32_t token) {
+  int32_t b = rows.first_sequence();
+  while (params.cu_seqlens_q[b + 1] <= token) ++b;
+  return b;
+}
+
 /// Of a tile of several sequences: the keys that a token of one of them sees, counted from the
 /// first key of the first. Tokens past the tile's see those of its last.
 EXACTILE_DEVICE KeyRange keys_of_token(const PrefillParams& params, const TileRecord& rows,
                                        int32_t token) {
   token = min(token, rows.q_begin + rows.packed_tokens() - 1);
-  int32_t b = rows.first_sequence(), q_end;
-  while ((q_end = params.cu_seqlens_q[b + 1]) <= token) ++b;
+  const int32_t b = sequence_of_token(params, rows, token);
   const int32_t k_begin = params.cu_seqlens_k[b];
-  const KeyRange keys = params.mask.visible(q_end - token, params.cu_seqlens_k[b + 1] - k_begin);
+  const KeyRange keys =
+      params.mask.visible(params.cu_seqlens_q[b + 1] - token, params.cu_seqlens_k[b + 1] - k_begin);
   const int32_t offset = k_begin - rows.k_begin;
   return {keys.begin + offset, keys.end + offset};
 }
+
+/// What a thread's two rows, `row` and `row + 8`, make of their scores.
+template <class Traits, class Scores = typename Traits::Scores>
+class RowScores {
+ public:
+  RowScores() = default;
+
+  EXACTILE_DEVICE RowScores(const PrefillParams& params, const WorkTile& work, int32_t row) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const TileRow at(params, work, row + 8 * r);
+      const int32_t token = min(at.token, last_token(params, work.rows));
+      slope_[r] = Scores::slope(params.scores, token, at.head);
+      position_[r] = position(params, work.rows, token);
+    }
+  }
+
+  /// `key`: that of the thread's first column.
+  template <int kScores>
+  EXACTILE_DEVICE void apply(const PrefillParams& params, float (&s)[kScores], int32_t key) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const auto first = static_cast<float>(key - position_[r]);
+#pragma unroll
+      for (int i = 0; i < kScores / 2; ++i) {
+        float& score = s[i / 2 * 4 + r * 2 + i % 2];
+        const float distance = fabsf(first + static_cast<float>(i / 2 * 8 + i % 2));
+        score = Scores::template change<ptx::Math>(params.scores, score, slope_[r], distance);
+      }
+    }
+  }
+
+ private:
+  EXACTILE_DEVICE static int32_t last_token(const PrefillParams& params, const TileRecord& rows) {
+    return rows.q_begin + num_rows<Traits>(params, rows) / params.tile_heads - 1;
+  }
+
+  /// Of a token among its tile's keys.
+  EXACTILE_DEVICE static int32_t position(const PrefillParams& params, const TileRecord& rows,
+                                          int32_t token) {
+    if (!is_packed<Traits>(rows)) return rows.k_len - (rows.q_end - token);
+    const int32_t b = sequence_of_token(params, rows, token);
+    return params.cu_seqlens_k[b + 1] - rows.k_begin - (params.cu_seqlens_q[b + 1] - token);
+  }
+
+  float slope_[2];
+  int32_t position_[2];
+};
+
+/// Nothing.
+template <class Traits>
+class RowScores<Traits, PlainScores> {
+ public:
+  RowScores() = default;
+  EXACTILE_DEVICE RowScores(const PrefillParams&, const WorkTile&, int32_t) {}
+  template <int kScores>
+  EXACTILE_DEVICE void apply(const PrefillParams&, float (&)[kScores], int32_t) const {}
+};
 
 /// The keys that a thread's two rows, `row` and `row + 8`, see.
 template <class Traits>
@@ -146,7 +212,7 @@ class RowMask {
 #pragma unroll
       for (int i = 0; i < kScores / 2; ++i) {
         const bool sees = seen[r][i / 32] >> i % 32 & 1;
-        if (!sees) s[i / 2 * 4 + r * 2 + i % 2] = -ptx::kInfinity;
+        if (!sees) s[i / 2 * 4 + r * 2 + i % 2] = -kInfinity;
       }
     }
   }

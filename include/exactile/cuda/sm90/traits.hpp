@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exactile/cuda/params.hpp>
+#include <exactile/kv_layout.hpp>
 #include <exactile/scheduler/concepts.hpp>
 
 namespace exactile::cuda::sm90 {
@@ -101,9 +102,12 @@ struct alignas(1024) SharedStorage {
 };
 
 template <class ElementType, int kHeadDimQk, int kHeadDimVo, MaskKind kMaskKind,
+          class KvLayoutType = ContiguousKv, class ScoresType = PlainScores,
           class Shape = TileShape<kHeadDimQk, kHeadDimVo, kMaskKind>>
 struct Traits {
   using Element = ElementType;
+  using KvLayout = KvLayoutType;
+  using Scores = ScoresType;
   static constexpr int kHeadDim = kHeadDimQk;
   static constexpr int kHeadDimV = kHeadDimVo;
   static constexpr MaskKind kMask = kMaskKind;

@@ -18,17 +18,18 @@ EXACTILE_HOST_DEVICE void store_tile(const PrefillParams& params, const TileRows
     const float sum =
         ::sycl::reduce_over_group(place.sub_group, acc.row_sum[r], ::sycl::plus<float>());
     if (row >= tile.rows()) continue;
-    const bool seen = sum != 0;
-    const float inverse = 1.0f / sum;
+    const RowSum<typename Traits::Scores, Math> row_sum(
+        params.scores, sum, acc.row_max[r], params.scale_log2, [&] { return tile.head(row); });
+    const bool seen = row_sum.total() != 0;
+    const float inverse = 1.0f / row_sum.total();
     Element* const to = out + tile.offset(params.out, row) + place.lane;
 #pragma unroll
     for (int c = 0; c < Traits::kHeadDimV / Traits::kSubGroup; ++c) {
       to[c * Traits::kSubGroup] = from_float<Element>(seen ? acc.o[r][c] * inverse : 0.0f);
     }
     if (params.lse && place.lane == 0) {
-      constexpr float kLn2 = 0.693147180559945309f;
       params.lse[tile.head(row) * params.lse_head_stride + tile.token(row)] =
-          seen ? (acc.row_max[r] * params.scale_log2 + ::sycl::log2(sum)) * kLn2 : -kInfinity;
+          seen ? row_sum.lse(acc.row_max[r], params.scale_log2) : -kInfinity;
     }
   }
 }

@@ -52,6 +52,7 @@ struct Place {
 template <class Traits>
 class Mainloop {
   using Element = typename Traits::Element;
+  using KvRows = typename Traits::KvLayout::template Rows<Element>;
   static constexpr int kRows = Traits::kSubGroupRows;
   static constexpr int kLanes = Traits::kSubGroup;
   static constexpr int kKeys = Traits::kBlockN / kLanes;       // of a lane
@@ -79,6 +80,7 @@ class Mainloop {
       if (place_.row0 >= tile_.rows()) continue;  // no row of this sub-group exists
       float s[kRows][kKeys];
       scores(s);
+      if constexpr (Traits::Scores::kChanges) change(s, n0);
       const bool sees_all = n0 >= all.begin && n0 + Traits::kBlockN <= all.end;
       if (!sees_all) mask(s, n0);
       softmax(acc, s);
@@ -124,11 +126,11 @@ class Mainloop {
 
   /// Keys past the sequence's last one are another sequence's, or nobody's: 0 in their place.
   EXACTILE_HOST_DEVICE void load_keys(int32_t n0) {
-    const auto* const k = static_cast<const Element*>(params_.k.data) + tile_.key_offset(params_.k);
+    const KvRows k(params_.k, tile_.record.k_begin, tile_.kv_head);
     constexpr int kSubGroups = Traits::kThreads / kLanes;
     for (int n = place_.row0 / kRows; n < Traits::kBlockN; n += kSubGroups) {
       const bool exists = n0 + n < tile_.record.k_len;
-      const Element* const from = k + (exists ? (n0 + n) * params_.k.token_stride : 0);
+      const Element* const from = k[exists ? n0 + n : 0];
 #pragma unroll
       for (int d = place_.lane; d < Traits::kHeadDim; d += kLanes) {
         local_.k[d][n] = exists ? from[d] : Element{};
@@ -151,6 +153,21 @@ class Mainloop {
         const float q = to_float(local_.q[place_.row0 + r][d]);
 #pragma unroll
         for (int j = 0; j < kKeys; ++j) s[r][j] += q * k[j];
+      }
+    }
+  }
+
+  EXACTILE_HOST_DEVICE void change(float (&s)[kRows][kKeys], int32_t n0) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int row = min(place_.row0 + r, tile_.rows() - 1);
+      const float slope = Traits::Scores::slope(params_.scores, tile_.token(row), tile_.head(row));
+      const int32_t position = tile_.record.k_len - tile_.rows_to_end(row);
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) {
+        const int32_t key = n0 + j * kLanes + place_.lane;
+        s[r][j] = Traits::Scores::template change<Math>(
+            params_.scores, s[r][j], slope, ::sycl::fabs(static_cast<float>(key - position)));
       }
     }
   }
@@ -208,8 +225,7 @@ class Mainloop {
   /// Ends with the sequence's keys, and leaves out what a row does not see: 0 * NaN would be NaN.
   template <Sees kSees>
   EXACTILE_HOST_DEVICE void add_values(Accumulators<Traits>& acc, int32_t n0) const {
-    const auto* const v = static_cast<const Element*>(params_.v.data) +
-                          tile_.key_offset(params_.v) + n0 * params_.v.token_stride + place_.lane;
+    const KvRows v(params_.v, tile_.record.k_begin, tile_.kv_head);
     const int32_t keys = min(Traits::kBlockN, tile_.record.k_len - n0);
     KeyRange seen[kRows];
     if constexpr (kSees == Sees::kSome) {
@@ -224,7 +240,7 @@ class Mainloop {
     for (int c0 = 0; c0 < kColumns; c0 += kChunk) {
       float sums[kRows][kChunk] = {};
       for (int32_t n = 0; n < keys; ++n) {
-        const Element* const from = v + n * params_.v.token_stride + c0 * kLanes;
+        const Element* const from = v[n0 + n] + place_.lane + c0 * kLanes;
         float values[kChunk];
 #pragma unroll
         for (int c = 0; c < kChunk; ++c) values[c] = to_float(from[c * kLanes]);

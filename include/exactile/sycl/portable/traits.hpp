@@ -2,13 +2,17 @@
 // sub-groups. Includes nothing of SYCL: the host reads the sizes too.
 #pragma once
 
+#include <exactile/kv_layout.hpp>
 #include <exactile/sycl/params.hpp>
 
 namespace exactile::sycl::portable {
 
-template <class Element_, int kHeadDim_, int kHeadDimV_>
+template <class Element_, int kHeadDim_, int kHeadDimV_, class KvLayout_ = ContiguousKv,
+          class Scores_ = PlainScores>
 struct Traits {
   using Element = Element_;
+  using KvLayout = KvLayout_;
+  using Scores = Scores_;
   static_assert(SameAs<Element, float> || SameAs<Element, Fp16> || SameAs<Element, Bf16>);
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kHeadDimV = kHeadDimV_;

@@ -32,6 +32,7 @@ EXACTILE_HOST_DEVICE Surface head_surface(const Tensor<Pointer>& tensor, int32_t
           .pitch_bytes = static_cast<int>(tensor.token_stride * 2)};
 }
 
+/// Knows contiguous keys and plain scores alone: others are the portable kernel's.
 template <class Traits>
 class Mainloop {
   using Element = typename Traits::Element;
