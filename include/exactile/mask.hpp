@@ -17,6 +17,24 @@ struct KeyRange {
   EXACTILE_HOST_DEVICE constexpr bool empty() const { return begin >= end; }
 };
 
+/// Half-open range of key blocks, which begin at multiples of their size from the sequence's first
+/// key whatever the tile: so a row's result does not depend on the tile that it is in.
+struct BlockRange {
+  int32_t begin;
+  int32_t end;
+};
+
+/// Blocks with some of the keys.
+EXACTILE_HOST_DEVICE constexpr BlockRange blocks_with(KeyRange keys, int32_t block_n) {
+  if (keys.empty()) return {0, 0};
+  return {keys.begin / block_n, ceil_div(keys.end, block_n)};
+}
+
+/// Blocks with no other keys. Where there are none, begin >= end.
+EXACTILE_HOST_DEVICE constexpr BlockRange blocks_within(KeyRange keys, int32_t block_n) {
+  return {ceil_div(keys.begin, block_n), keys.end / block_n};
+}
+
 struct Mask {
   int32_t left = -1;   ///< keys visible before the row's own position; -1: all
   int32_t right = -1;  ///< keys visible after it; -1: all, 0: causal

@@ -97,9 +97,9 @@ EXACTILE_HOST_DEVICE constexpr KeyRange visited_keys(const TileListSpec& spec,
   return spec.mask.any_visible(first, last, tile.k_len);
 }
 
-/// Blocks with some of the keys.
 EXACTILE_HOST_DEVICE constexpr int32_t num_n_blocks(const TileListSpec& spec, KeyRange keys) {
-  return keys.empty() ? 0 : ceil_div(keys.end, spec.block_n) - keys.begin / spec.block_n;
+  const BlockRange blocks = blocks_with(keys, spec.block_n);
+  return blocks.end - blocks.begin;
 }
 
 /// Key blocks that a tile visits: its cost.

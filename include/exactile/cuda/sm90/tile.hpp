@@ -6,12 +6,6 @@
 
 namespace exactile::cuda::sm90 {
 
-/// Key blocks start at multiples of kBlockN from the sequence's first key whatever the tile.
-struct BlockRange {
-  int32_t begin;
-  int32_t end;
-};
-
 /// Row `row` of a tile, row < 256. With GQA packing the query heads of one token are neighbours;
 /// without it tile_heads is 1.
 struct TileRow {
@@ -56,13 +50,11 @@ EXACTILE_DEVICE BlockRange visited_blocks(const PrefillParams& params, const Til
   }
   const int32_t first = rows.q_end - rows.q_begin;  // rows to the end of the sequence
   const int32_t last = max(1, first - params.tile_tokens + 1);
-  const KeyRange keys = params.mask.any_visible(first, last, rows.k_len);
-  if (keys.empty()) return {0, 0};
-  return {keys.begin / Traits::kBlockN, ceil_div(keys.end, Traits::kBlockN)};
+  return blocks_with(params.mask.any_visible(first, last, rows.k_len), Traits::kBlockN);
 }
 
 /// Blocks that need no mask: every key is seen by all of the tile's rows [row, row + 64) that
-/// exist. May be empty or the wrong way round.
+/// exist.
 template <class Traits>
 EXACTILE_DEVICE BlockRange unmasked_blocks(const PrefillParams& params, const WorkTile& work,
                                            int32_t row) {
@@ -72,7 +64,7 @@ EXACTILE_DEVICE BlockRange unmasked_blocks(const PrefillParams& params, const Wo
   const int32_t first = rows.q_end - TileRow(params, work, row).token;
   const int32_t last = rows.q_end - TileRow(params, work, row + 63).token;
   const KeyRange keys = params.mask.all_visible(max(1, first), max(1, last), rows.k_len);
-  return {ceil_div(keys.begin, Traits::kBlockN), keys.end / Traits::kBlockN};
+  return blocks_within(keys, Traits::kBlockN);
 }
 
 /// End of the keys that some of the tile's rows [row, row + 64) see.

@@ -108,11 +108,12 @@ class Mainloop {
     const Mask mask = params.mask;
     const int32_t last = rows.rows_to_end - rows.count + 1;
     const KeyRange any = mask.any_visible(rows.rows_to_end, last, rows.k_len);
-    const KeyRange all = mask.all_visible(rows.rows_to_end, last, rows.k_len);
-    begin_ = any.begin / kBlockN * kBlockN;
+    const BlockRange all =
+        blocks_within(mask.all_visible(rows.rows_to_end, last, rows.k_len), kBlockN);
+    begin_ = blocks_with(any, kBlockN).begin * kBlockN;
     end_ = any.empty() ? begin_ : any.end;
-    steady_begin_ = ceil_div(all.begin, kBlockN) * kBlockN;
-    steady_end_ = all.end / kBlockN * kBlockN;
+    steady_begin_ = all.begin * kBlockN;
+    steady_end_ = all.end * kBlockN;
     const int64_t position = int64_t{rows.k_len} - rows.rows_to_end;
     low_ = mask.left < 0 ? -kFar : clamp(position - mask.left);
     high_ = mask.right < 0 ? kFar : clamp(position + mask.right + 1);
