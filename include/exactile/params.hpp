@@ -2,6 +2,7 @@
 // device; a backend's PrefillParams adds what is its alone.
 #pragma once
 
+#include <exactile/kv_layout.hpp>
 #include <exactile/mask.hpp>
 #include <exactile/platform.hpp>
 #include <exactile/scores.hpp>
@@ -10,7 +11,8 @@
 namespace exactile {
 
 struct CommonParams {
-  Tensor<const void*> q, k, v;
+  Tensor<const void*> q;
+  KvTensor k, v;
   Tensor<void*> out;
   float* lse;                  ///< (num_heads_q, total_q) natural logarithm, or null
   int64_t lse_head_stride;     ///< in elements
@@ -20,7 +22,8 @@ struct CommonParams {
   int32_t tile_tokens;         ///< tokens in a full tile: kBlockM, or kBlockM / group
   float scale_log2;            ///< softmax_scale * log2(e), > 0
   Mask mask;
-  ScoreParams scores;  ///< of other variants than PlainScores
+  ScoreParams scores = {};  ///< of other variants than PlainScores
+  PageTable pages = {};     ///< of PagedKv
 };
 
 }  // namespace exactile

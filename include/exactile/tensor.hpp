@@ -13,4 +13,9 @@ struct Tensor {
   int64_t head_stride;   ///< in elements
 };
 
+/// K or V; with pages (kv_layout.hpp) a (pages, page_size, heads, head_dim) tensor.
+struct KvTensor : Tensor<const void*> {
+  int64_t page_stride = 0;  ///< in elements
+};
+
 }  // namespace exactile

@@ -140,8 +140,9 @@ double modelled_cost(const PlanRequest& r, const Target& target, const Packing& 
           1;
       continue;
     }
-    const int32_t len_q = spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b];
-    const int64_t len_k = spec.cu_seqlens_k[b + 1] - spec.cu_seqlens_k[b];
+    const TileRecord all = sequence_record(spec, b);
+    const int32_t len_q = all.q_end - all.q_begin;
+    const int64_t len_k = all.k_len;
     total += static_cast<double>(len_q / spec.tile_tokens) * cost(spec.tile_tokens, len_k) +
              cost(len_q % spec.tile_tokens, len_k);
   }

@@ -24,8 +24,8 @@ Tensor<Pointer> tensor_of(const ArrayRef& a) {
 inline CommonParams common_params(const Plan& plan, const PrefillArgs& args) {
   const int32_t tile_heads = plan.pack_gqa ? plan.group() : 1;
   return {.q = tensor_of<const void*>(args.q),
-          .k = tensor_of<const void*>(args.k),
-          .v = tensor_of<const void*>(args.v),
+          .k = {tensor_of<const void*>(args.k)},
+          .v = {tensor_of<const void*>(args.v)},
           .out = tensor_of<void*>(args.out),
           .lse = args.lse,
           .lse_head_stride = plan.total_q(),

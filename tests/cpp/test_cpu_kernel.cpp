@@ -84,9 +84,46 @@ double error_of_row(const Batch<Element>& batch, int sequence, int token, int he
   return error;
 }
 
-template <class Element, class Scores = PlainScores>
-void run(Batch<Element>& batch, bool pack_gqa) {
-  using KernelTraits = Traits<Element, ContiguousKv, Scores>;
+/// K and V of a batch in pages, which lie in any order. All that no key has is NaN.
+template <class Element>
+struct Pages {
+  int32_t size;
+  int32_t pages_per_row = 0;
+  std::vector<int32_t> table, used;  // entries without a page are -1
+  std::vector<Element> k, v;
+
+  Pages(const Batch<Element>& batch, int32_t page_size) : size(page_size) {
+    const int sequences = static_cast<int>(batch.cu_k.size()) - 1;
+    int32_t count = 0;
+    for (int b = 0; b < sequences; ++b) {
+      used.push_back(batch.cu_k[b + 1] - batch.cu_k[b]);
+      count += ceil_div(used[b], size);
+      pages_per_row = max(pages_per_row, ceil_div(used[b], size) + 1);
+    }
+    table.assign(sequences * pages_per_row, -1);
+    const int page_elements = size * kHeadsKv * kHeadDim;
+    k.resize((count + 2) * page_elements);
+    for (Element& x : k) from_float(NAN, x);
+    v = k;
+    int32_t next = count;  // from the last page on
+    for (int b = 0; b < sequences; ++b) {
+      for (int n = 0; n < used[b]; ++n) {
+        int32_t& page = table[b * pages_per_row + n / size];
+        if (n % size == 0) page = next--;
+        const int to = page * page_elements + n % size * kHeadsKv * kHeadDim;
+        const int from = (batch.cu_k[b] + n) * kHeadsKv * kHeadDim;
+        for (int i = 0; i < kHeadsKv * kHeadDim; ++i) {
+          k[to + i] = batch.k[from + i];
+          v[to + i] = batch.v[from + i];
+        }
+      }
+    }
+  }
+};
+
+template <class Element, class Scores = PlainScores, class KvLayout = ContiguousKv>
+void run(Batch<Element>& batch, bool pack_gqa, const Pages<Element>* pages = nullptr) {
+  using KernelTraits = Traits<Element, KvLayout, Scores>;
   const auto packed = [](auto* data, int heads) {
     return Tensor<decltype(data)>{data, int64_t{heads} * kHeadDim, kHeadDim};
   };
@@ -103,8 +140,8 @@ void run(Batch<Element>& batch, bool pack_gqa) {
   PrefillParams params{};
   static_cast<CommonParams&>(params) = {
       .q = input(batch.q, kHeadsQ),
-      .k = input(batch.k, kHeadsKv),
-      .v = input(batch.v, kHeadsKv),
+      .k = {input(batch.k, kHeadsKv)},
+      .v = {input(batch.v, kHeadsKv)},
       .out = packed(static_cast<void*>(batch.out.data()), kHeadsQ),
       .lse = batch.lse.data(),
       .lse_head_stride = batch.cu_q.back(),
@@ -123,14 +160,21 @@ void run(Batch<Element>& batch, bool pack_gqa) {
                  .cu_seqlens_q = batch.cu_q.data(),
                  .sinks = batch.sinks.empty() ? nullptr : batch.sinks.data()},
   };
+  if (pages) {
+    params.k = {input(pages->k, kHeadsKv), int64_t{pages->size} * kHeadsKv * kHeadDim};
+    params.v = {input(pages->v, kHeadsKv), int64_t{pages->size} * kHeadsKv * kHeadDim};
+    params.pages = {
+        .pages = pages->table.data(), .row_stride = pages->pages_per_row, .page_size = pages->size};
+  }
   params.head_dim = params.head_dim_v = kHeadDim;
   params.max_len_k = max_len_k;
   const PaddedGrid grid{.cu_seqlens_q = batch.cu_q.data(),
-                        .cu_seqlens_k = batch.cu_k.data(),
+                        .cu_seqlens_k = pages ? nullptr : batch.cu_k.data(),
                         .batch = sequences,
                         .num_heads = kHeadsQ / tile_heads,
                         .max_m_blocks = num_m_blocks(max_len_q, params.tile_tokens),
-                        .tile_tokens = params.tile_tokens};
+                        .tile_tokens = params.tile_tokens,
+                        .seqused_k = pages ? pages->used.data() : nullptr};
   const std::size_t bytes = (Scratch<KernelTraits>::bytes(params) + 63) / 64 * 64;
   void* const buffer = std::aligned_alloc(64, bytes);
   *static_cast<Staged*>(buffer) = {};
@@ -201,6 +245,22 @@ void check_scores(Mask mask, bool pack_gqa, double tolerance) {
   }
 }
 
+/// Keys in pages give the bits that keys one after the other give.
+template <class Element>
+void check_pages(const Batch<Element>& batch, bool pack_gqa) {
+  Batch<Element> whole = batch, paged = batch;
+  run(whole, pack_gqa);
+  for (const int32_t page_size : {1, 3, 16, 64, 100, 256}) {
+    const Pages<Element> pages(batch, page_size);
+    run<Element, PlainScores, PagedKv>(paged, pack_gqa, &pages);
+    const bool same =
+        std::memcmp(whole.out.data(), paged.out.data(), whole.out.size() * sizeof(Element)) == 0 &&
+        whole.lse == paged.lse;
+    EXACTILE_CHECK(same, "pages of " << page_size << ", element of " << sizeof(Element)
+                                     << " bytes, packed " << pack_gqa);
+  }
+}
+
 /// Inf and NaN in V at a sequence's last key change no bit of the rows that do not see it.
 template <class Element>
 void check_hidden_poison(bool pack_gqa) {
@@ -235,6 +295,9 @@ int main() {
       cpu::check_against_float64(cpu::make_batch<float>(mask), pack_gqa, 1e-5);
       cpu::check_against_float64(cpu::make_batch<Fp16>(mask), pack_gqa, 2e-3);
       cpu::check_against_float64(cpu::make_batch<Bf16>(mask), pack_gqa, 1.6e-2);
+      cpu::check_pages(cpu::make_batch<float>(mask), pack_gqa);
+      cpu::check_pages(cpu::make_batch<Fp16>(mask), pack_gqa);
+      cpu::check_pages(cpu::make_batch<Bf16>(mask), pack_gqa);
       cpu::check_scores<float>(mask, pack_gqa, 2e-5);
       cpu::check_scores<Fp16>(mask, pack_gqa, 2e-3);
       cpu::check_scores<Bf16>(mask, pack_gqa, 1.6e-2);

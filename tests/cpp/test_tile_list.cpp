@@ -1,6 +1,7 @@
 // tests/cpp/test_tile_list.cpp - the compact list: what it holds and in which order, against a
 // stable sort by costs that are counted key by key.
 #include <algorithm>
+#include <exactile/scheduler/individual.hpp>
 #include <exactile/scheduler/tile_list.hpp>
 #include <ostream>
 #include <vector>
@@ -201,11 +202,56 @@ void check_count() {
   EXACTILE_CHECK(count_tiles(batch.spec()) == kInt32Max, count_tiles(batch.spec()));
 }
 
+/// Sequences of which only some rows and keys count, with keys one after the other or in pages:
+/// list and padded grid hold the tiles of what counts, within its room whatever seqused says.
+void check_used() {
+  const std::vector<int32_t> cu_q{0, 5, 5, 14, 21}, cu_k{0, 8, 11, 30, 32};
+  const std::vector<int32_t> used_q{3, 0, 99, -1}, used_k{8, 2, 0, 99};
+  const std::vector<int32_t> rows{3, 0, 9, 0}, keys{8, 2, 0, 2};
+  constexpr int32_t kTileTokens = 4;
+  for (const bool in_pages : {false, true}) {
+    std::vector<TileRecord> expected;
+    for (int32_t b = 0; b < 4; ++b) {
+      for (int32_t row = 0; row < rows[b]; row += kTileTokens) {
+        expected.push_back({cu_q[b] + row, cu_q[b] + rows[b], in_pages ? b : cu_k[b],
+                            in_pages ? max(0, used_k[b]) : keys[b]});
+      }
+    }
+    const TileListSpec spec{.cu_seqlens_q = cu_q.data(),
+                            .cu_seqlens_k = in_pages ? nullptr : cu_k.data(),
+                            .batch = 4,
+                            .tile_tokens = kTileTokens,
+                            .block_n = 2,
+                            .mask = {},
+                            .seqused_q = used_q.data(),
+                            .seqused_k = used_k.data()};
+    std::vector<TileRecord> listed;
+    for_each_tile(spec, [&](const TileRecord& tile) { listed.push_back(tile); });
+    EXACTILE_CHECK(listed == expected, "in_pages " << in_pages);
+    EXACTILE_CHECK(count_tiles(spec) == static_cast<int64_t>(expected.size()), in_pages);
+    const PaddedGrid grid{.cu_seqlens_q = spec.cu_seqlens_q,
+                          .cu_seqlens_k = spec.cu_seqlens_k,
+                          .batch = 4,
+                          .num_heads = 1,
+                          .max_m_blocks = 3,
+                          .tile_tokens = kTileTokens,
+                          .seqused_q = used_q.data(),
+                          .seqused_k = used_k.data()};
+    std::vector<TileRecord> in_grid;
+    for (int32_t i = 0; i < grid.num_tiles(); ++i) {
+      const WorkTile tile = grid.tile(i);
+      if (tile.num_tokens(kTileTokens) > 0) in_grid.push_back(tile.rows);
+    }
+    EXACTILE_CHECK(in_grid == expected, "in_pages " << in_pages);
+  }
+}
+
 }  // namespace
 }  // namespace test
 }  // namespace exactile
 
 int main() {
+  exactile::test::check_used();
   exactile::test::check_small();
   exactile::test::check_clamp();
   exactile::test::check_heads();

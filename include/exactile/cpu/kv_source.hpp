@@ -30,7 +30,6 @@ class KvSource {
   using Broadcast = typename Kernel::Broadcast;
   static constexpr int kPerScalar = Kernel::Operand::kPerScalar;
   using Rows = typename Traits::KvLayout::template Rows<Element>;
-  static_assert(Traits::KvLayout::kOneRun);
   static constexpr bool kWiden = Traits::kProduct == Product::kFloat && sizeof(Element) == 2;
   static constexpr bool kTiles = Traits::kProduct == Product::kBf16Tile;
 
@@ -38,8 +37,8 @@ class KvSource {
   KvSource(const PrefillParams& params, const TileRecord& record, int kv_head,
            Scratch<Traits>& scratch)
       : params_(params),
-        k_(params.k, record.k_begin, kv_head),
-        v_(params.v, record.k_begin, kv_head),
+        k_(params.k, params.pages, record.k_begin, kv_head),
+        v_(params.v, params.pages, record.k_begin, kv_head),
         k_len_(record.k_len),
         scratch_(scratch) {
     Staged& staged = scratch.staged;
@@ -81,9 +80,22 @@ class KvSource {
   }
 
  private:
+  struct Run {
+    const Element* first;
+    int64_t stride;
+  };
+  /// Rows [n0, n1) at one stride: where they lie, else gathered.
+  static Run run_of(const Rows& rows, int n0, int n1, int head_dim, void* buffer) {
+    if (rows.is_run(n0, n1)) return {rows[n0], rows.stride()};
+    auto* const to = static_cast<Element*>(buffer);
+    for (int n = n0; n < n1; ++n) {
+      __builtin_memcpy(to + (n - n0) * head_dim, rows[n], head_dim * sizeof(Element));
+    }
+    return {to, head_dim};
+  }
+
   Broadcast stage_keys(int n0, int n1, Scalar* to) const {
-    const int64_t stride = k_.stride();
-    const Element* const k = k_[n0];
+    const auto [k, stride] = run_of(k_, n0, n1, params_.head_dim, scratch_.gathered_k);
     const int pitch = params_.head_dim / kPerScalar;
     if constexpr (kWiden) {
       widen_rows(k, stride, n1 - n0, params_.head_dim, to);
@@ -121,7 +133,8 @@ class KvSource {
   }
 
   Broadcast stage_values(int n0, int n1, Scalar* to) const {
-    return stage_values(value(n0), v_.stride(), n1 - n0, to);
+    const Run run = run_of(v_, n0, n1, params_.head_dim_v, scratch_.gathered_v);
+    return stage_values(run.first, run.stride, n1 - n0, to);
   }
 
   /// `keys` rows of V, `stride` apart.

@@ -40,7 +40,8 @@ class Prefetch {
         }
       }
     } else if (k_ < min(record_.k_len, kBlockN)) {
-      const KvRows k(params_.k, record_.k_begin, kv_head_), v(params_.v, record_.k_begin, kv_head_);
+      const KvRows k(params_.k, params_.pages, record_.k_begin, kv_head_);
+      const KvRows v(params_.v, params_.pages, record_.k_begin, kv_head_);
       const int end = min(k_ + 2 * kTokens, min(record_.k_len, kBlockN));
       for (; k_ < end; ++k_) {
         row(k[k_], params_.head_dim);

@@ -32,9 +32,10 @@ struct Scratch {
   Scalar* k;  ///< (block, key, D) as the micro-kernel wants a block
   Scalar* v;  ///< (block, key, Dv) likewise
   float* o;
-  void* finite_v;            ///< (kBlockN, Dv) Elements, for V with Inf and NaN
-  bool all_finite[kBlockN];  ///< whether V of a key has none, of the block in finite_v
-  float *total, *lost;       ///< o of the groups of blocks before, and what their sum rounds away
+  void* finite_v;                 ///< (kBlockN, Dv) Elements, for V with Inf and NaN
+  void *gathered_k, *gathered_v;  ///< (kBlockN, D or Dv) Elements, where rows lie in several runs
+  bool all_finite[kBlockN];       ///< whether V of a key has none, of the block in finite_v
+  float *total, *lost;  ///< o of the groups of blocks before, and what their sum rounds away
   /// Likewise of row_max and row_sum.
   float total_max[kRows], total_sum[kRows], lost_sum[kRows];
 
@@ -42,7 +43,9 @@ struct Scratch {
   static int64_t bytes(const PrefillParams& params) {
     const int64_t q_and_o = int64_t{kRows} * (params.head_dim / kPerScalar + params.head_dim_v);
     const int64_t k_and_v = staged_size(params, params.head_dim + params.head_dim_v);
-    return (header_floats() + q_and_o + k_and_v + finite_v_size(params) + 2 * total_size(params)) *
+    const int64_t gathered = gathered_size(params.head_dim) + gathered_size(params.head_dim_v);
+    return (header_floats() + q_and_o + k_and_v + finite_v_size(params) + 2 * total_size(params) +
+            gathered) *
            4;
   }
   static Scratch& place(void* buffer, const PrefillParams& params) {
@@ -54,6 +57,9 @@ struct Scratch {
     scratch.finite_v = scratch.v + staged_size(params, params.head_dim_v);
     scratch.total = static_cast<float*>(scratch.finite_v) + finite_v_size(params);
     scratch.lost = scratch.total + total_size(params);
+    float* const gathered = scratch.lost + total_size(params);
+    scratch.gathered_k = gathered;
+    scratch.gathered_v = gathered + gathered_size(params.head_dim);
     return scratch;
   }
 
@@ -61,6 +67,10 @@ struct Scratch {
   static constexpr int kPerScalar = MicroKernel<Traits>::Operand::kPerScalar;
 
   static constexpr int64_t header_floats() { return (sizeof(Scratch) + 63) / 64 * 16; }
+  static int64_t gathered_size(int head_dim) {
+    if (Traits::KvLayout::kOneRun) return 0;
+    return int64_t{kBlockN} * head_dim * sizeof(typename Traits::Element) / 4;
+  }
   static int64_t finite_v_size(const PrefillParams& params) {
     return int64_t{kBlockN} * params.head_dim_v * sizeof(typename Traits::Element) / 4;
   }

@@ -42,6 +42,7 @@ struct PrefillParams : CommonParams {
   const int32_t* cu_seqlens_k;  ///< (batch + 1,), for kPacked
   /// Of the Timeline probe, zeroed: one for every work-group, then (tile heads, total_q).
   TimelineRecord* timeline;
+  int32_t page_box;  ///< of PagedKv: keys in a TMA box, which divides a page and a block
 };
 
 }  // namespace exactile::cuda

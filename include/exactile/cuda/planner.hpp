@@ -58,7 +58,11 @@ class Chunk {
 #pragma unroll
     for (int32_t j = 0; j < kPlannerPerThread; ++j) {
       const int32_t b = begin + thread() * kPlannerPerThread + j;
-      const int32_t len = b < end ? spec_.cu_seqlens_q[b + 1] - spec_.cu_seqlens_q[b] : 0;
+      int32_t len = 0;
+      if (b < end) {
+        const TileRecord all = sequence_record(spec_, b);
+        len = all.q_end - all.q_begin;
+      }
       tiles[j] = num_m_blocks(max(0, len), spec_.tile_tokens);
       sum += tiles[j];
     }
@@ -91,9 +95,8 @@ class Chunk {
 #pragma unroll
     for (int32_t j = 0; j < kPlannerPerThread; ++j) {
       const int32_t m_block = at[j] - shared_.before[b[j]];
-      const int32_t* const q = spec_.cu_seqlens_q + begin_ + b[j];
-      const int32_t* const k = spec_.cu_seqlens_k + begin_ + b[j];
-      tiles.record[j] = {q[0] + m_block * spec_.tile_tokens, q[1], k[0], k[1] - k[0]};
+      tiles.record[j] = sequence_record(spec_, begin_ + b[j]);
+      tiles.record[j].q_begin += m_block * spec_.tile_tokens;
     }
 #pragma unroll
     for (int32_t j = 0; j < kPlannerPerThread; ++j) {

@@ -80,6 +80,15 @@ EXACTILE_DEVICE void tma_load(uint32_t to, const TensorMap* map, uint32_t barrie
       : "memory");
 }
 
+EXACTILE_DEVICE void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, int32_t x,
+                              int32_t y, int32_t z, int32_t w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+
 /// Orders this thread's plain accesses to shared memory before later ones by TMA and wgmma.
 EXACTILE_DEVICE void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -21,7 +21,8 @@ struct alignas(16) TileRecord {
   int32_t q_begin;  ///< first row of the tile in the packed query tensor
   int32_t q_end;    ///< end of the *sequence's* rows there (so q_end - row gives a row's position)
                     ///< / ~(first sequence), which is negative
-  int32_t k_begin;  ///< first row of the sequence (/ sequences) in the packed key tensor
+  int32_t k_begin;  ///< first row of the sequence (/ sequences) in the packed key tensor; where
+                    ///< keys lie in pages (PagedKv), the number of the sequence
   int32_t k_len;    ///< number of keys of the sequence / tokens << 20 | number of keys
 
   EXACTILE_HOST_DEVICE constexpr bool is_packed() const { return q_end < 0; }
@@ -30,6 +31,29 @@ struct alignas(16) TileRecord {
   EXACTILE_HOST_DEVICE constexpr int32_t packed_keys() const { return k_len & ((1 << 20) - 1); }
 };
 static_assert(sizeof(TileRecord) == 16);
+
+/// All rows and keys of sequence b, as one record. Lengths: a struct with
+///   cu_seqlens_q  (batch + 1,): where the sequences' rows lie
+///   cu_seqlens_k  (batch + 1,): where their keys lie; null: in pages
+///   seqused_q     (batch,): rows that count, of those there is room for; null: all
+///   seqused_k     (batch,): keys that count; null: all. Not null where keys lie in pages
+template <class Lengths>
+EXACTILE_HOST_DEVICE constexpr TileRecord sequence_record(const Lengths& lengths, int32_t b) {
+  const auto within = [](int32_t used, int32_t room) { return max(0, min(used, room)); };
+  TileRecord record{lengths.cu_seqlens_q[b], lengths.cu_seqlens_q[b + 1], b, 0};
+  if (lengths.seqused_q) {
+    const int32_t room = record.q_end - record.q_begin;
+    record.q_end = record.q_begin + within(lengths.seqused_q[b], room);
+  }
+  if (!lengths.cu_seqlens_k) {
+    record.k_len = max(0, lengths.seqused_k[b]);
+    return record;
+  }
+  record.k_begin = lengths.cu_seqlens_k[b];
+  record.k_len = lengths.cu_seqlens_k[b + 1] - record.k_begin;
+  if (lengths.seqused_k) record.k_len = within(lengths.seqused_k[b], record.k_len);
+  return record;
+}
 
 /// What one step of a worker computes: a TileRecord for one head (one kv head when the query heads
 /// of a group share the tile).

@@ -12,8 +12,10 @@ struct PaddedGrid {
   const int32_t* cu_seqlens_k;  ///< (batch + 1,)
   int32_t batch;
   int32_t num_heads;
-  int32_t max_m_blocks;  ///< num_m_blocks() of the longest sequence
-  int32_t tile_tokens;   ///< tokens in a full tile
+  int32_t max_m_blocks;                ///< num_m_blocks() of the longest sequence
+  int32_t tile_tokens;                 ///< tokens in a full tile
+  const int32_t* seqused_q = nullptr;  ///< of sequence_record(), as cu_seqlens
+  const int32_t* seqused_k = nullptr;
 
   EXACTILE_HOST_DEVICE constexpr int32_t num_tiles() const {
     return max_m_blocks * num_heads * batch;
@@ -23,12 +25,11 @@ struct PaddedGrid {
     const int32_t m_block = index % max_m_blocks;
     const int32_t head = index / max_m_blocks % num_heads;
     const int32_t sequence = index / max_m_blocks / num_heads;
-    const int32_t q_end = cu_seqlens_q[sequence + 1];
-    const int32_t k_begin = cu_seqlens_k[sequence];
+    TileRecord rows = sequence_record(*this, sequence);
     // Past the sequence's own m_blocks q_begin is set to q_end: an empty tile (and no overflow).
-    const bool exists = m_block < num_m_blocks(q_end - cu_seqlens_q[sequence], tile_tokens);
-    const int32_t q_begin = exists ? cu_seqlens_q[sequence] + m_block * tile_tokens : q_end;
-    return {{q_begin, q_end, k_begin, cu_seqlens_k[sequence + 1] - k_begin}, head};
+    const bool exists = m_block < num_m_blocks(rows.q_end - rows.q_begin, tile_tokens);
+    rows.q_begin = exists ? rows.q_begin + m_block * tile_tokens : rows.q_end;
+    return {rows, head};
   }
 };
 static_assert(TileOrder<PaddedGrid>);

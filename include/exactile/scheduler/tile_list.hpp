@@ -54,6 +54,8 @@ struct TileListSpec {
   /// Runs of sequences with no more queries and keys than this share tiles; 0: none does. At most
   /// kMaxPackedLen.
   int32_t packed_len = 0;
+  const int32_t* seqused_q = nullptr;  ///< of sequence_record(), as cu_seqlens; not with packed_len
+  const int32_t* seqused_k = nullptr;
 };
 
 /// A packed tile has at most 1,023 tokens; their sequences' keys are counted in 20 bits.
@@ -116,11 +118,10 @@ EXACTILE_HOST_DEVICE constexpr void for_each_tile(const TileListSpec& spec, Visi
       b = for_each_packed_tile(spec, b, visit) - 1;
       continue;
     }
-    const int32_t begin = spec.cu_seqlens_q[b], end = spec.cu_seqlens_q[b + 1];
-    const int32_t k_begin = spec.cu_seqlens_k[b], k_len = spec.cu_seqlens_k[b + 1] - k_begin;
-    const int32_t m_blocks = num_m_blocks(end - begin, spec.tile_tokens);
+    const TileRecord all = sequence_record(spec, b);
+    const int32_t m_blocks = num_m_blocks(all.q_end - all.q_begin, spec.tile_tokens);
     for (int32_t m = 0; m < m_blocks; ++m) {
-      visit(TileRecord{begin + m * spec.tile_tokens, end, k_begin, k_len});
+      visit(TileRecord{all.q_begin + m * spec.tile_tokens, all.q_end, all.k_begin, all.k_len});
     }
   }
 }
@@ -133,7 +134,8 @@ EXACTILE_HOST_DEVICE constexpr int64_t count_tiles(const TileListSpec& spec) {
     return tiles;
   }
   for (int32_t b = 0; b < spec.batch; ++b) {
-    tiles += num_m_blocks(spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b], spec.tile_tokens);
+    const TileRecord all = sequence_record(spec, b);
+    tiles += num_m_blocks(all.q_end - all.q_begin, spec.tile_tokens);
   }
   return tiles;
 }

@@ -89,8 +89,8 @@ class Mainloop {
       : params_(params),
         tile_(tile),
         shared_(shared),
-        k_(params.k, tile.record.k_begin, tile.kv_head),
-        v_(params.v, tile.record.k_begin, tile.kv_head) {
+        k_(params.k, params.pages, tile.record.k_begin, tile.kv_head),
+        v_(params.v, params.pages, tile.record.k_begin, tile.kv_head) {
     const int32_t first = tile.record.q_end - tile.record.q_begin;
     const int32_t last = first - tile.tokens + 1;
     const int32_t k_len = tile.record.k_len;

@@ -99,7 +99,7 @@ class Producer {
     for (int32_t n = blocks.end - 1; n >= blocks.begin; --n, stage_.advance()) {
       const int32_t key = n * Traits::kBlockN;
       const int32_t keys = num_keys<Traits>(work.rows) - key;
-      const int32_t num_boxes = ceil_div(min(keys, Traits::kBlockN), Traits::kBoxN);
+      const int32_t num_boxes = ceil_div(min(keys, Traits::kBlockN), boxes.box_n());
       const int32_t i = stage_.index();
       load_block<Traits::kHeadDim>(k_map_, shared_.k[i], shared_.k_empty[i], shared_.k_full[i],
                                    boxes, key, num_boxes);
@@ -137,14 +137,15 @@ class Producer {
   template <int kColumns, class Matrix>
   EXACTILE_DEVICE void load_block(const TensorMap& map, Matrix& to, int64_t& empty, int64_t& full,
                                   const Boxes& boxes, int32_t key, int32_t num_boxes) {
-    constexpr int kBoxBytes = Traits::kBoxN * kRowBytes;  // of one chunk
+    const int32_t box_n = boxes.box_n();
+    const int32_t box_bytes = box_n * kRowBytes;  // of one chunk
     const ptx::uint32_t barrier = ptx::shared_address(&full), start = ptx::shared_address(&to);
     ptx::mbarrier_wait(ptx::shared_address(&empty), stage_.phase() ^ 1);
-    if constexpr (Traits::kBoxN == Traits::kBlockN) num_boxes = 1;
-    ptx::mbarrier_arrive_expect_tx(barrier, num_boxes * kBoxBytes * (kColumns / Traits::kChunk));
+    if constexpr (Boxes::kOneBox) num_boxes = 1;
+    ptx::mbarrier_arrive_expect_tx(barrier, num_boxes * box_bytes * (kColumns / Traits::kChunk));
 #pragma unroll 1
     for (int32_t i = 0; i < num_boxes; ++i) {
-      const int32_t row = min(i * Traits::kBoxN, Traits::kBlockN - Traits::kBoxN);  // may overlap
+      const int32_t row = min(i * box_n, Traits::kBlockN - box_n);  // may overlap
 #pragma unroll
       for (int c = 0; c < kColumns / Traits::kChunk; ++c) {
         boxes.load(start + (c * Traits::kBlockN + row) * kRowBytes, map, barrier,

@@ -126,7 +126,7 @@ class Mainloop {
 
   /// Keys past the sequence's last one are another sequence's, or nobody's: 0 in their place.
   EXACTILE_HOST_DEVICE void load_keys(int32_t n0) {
-    const KvRows k(params_.k, tile_.record.k_begin, tile_.kv_head);
+    const KvRows k(params_.k, params_.pages, tile_.record.k_begin, tile_.kv_head);
     constexpr int kSubGroups = Traits::kThreads / kLanes;
     for (int n = place_.row0 / kRows; n < Traits::kBlockN; n += kSubGroups) {
       const bool exists = n0 + n < tile_.record.k_len;
@@ -225,7 +225,7 @@ class Mainloop {
   /// Ends with the sequence's keys, and leaves out what a row does not see: 0 * NaN would be NaN.
   template <Sees kSees>
   EXACTILE_HOST_DEVICE void add_values(Accumulators<Traits>& acc, int32_t n0) const {
-    const KvRows v(params_.v, tile_.record.k_begin, tile_.kv_head);
+    const KvRows v(params_.v, params_.pages, tile_.record.k_begin, tile_.kv_head);
     const int32_t keys = min(Traits::kBlockN, tile_.record.k_len - n0);
     KeyRange seen[kRows];
     if constexpr (kSees == Sees::kSome) {
