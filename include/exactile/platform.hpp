@@ -1,4 +1,4 @@
-// exactile/platform.hpp - the ground floor: integer types, function attributes, two atomics.
+// exactile/platform.hpp - what every header needs: integer types, function attributes, two atomics.
 //
 // Everything under include/exactile/ compiles under g++, clang, nvcc, NVRTC and the SYCL runtime
 // compiler, so nothing here includes a vendor header or a header of the C++ standard library.

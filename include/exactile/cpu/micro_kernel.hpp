@@ -137,7 +137,7 @@ struct MicroKernel {
     }
   }
 
-  /// What is read at the end is asked for at the beginning: worth 1 % in fp32.
+  /// What is read at the end is asked for at the beginning.
   template <int kRows, int kVecs>
   EXACTILE_INLINE static void prefetch(const float* o) {
 #pragma GCC unroll 16

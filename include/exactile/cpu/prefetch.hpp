@@ -1,8 +1,7 @@
 // exactile/cpu/prefetch.hpp - brings the next tile's rows into the second-level cache, a few at a
 // time.
 //
-// Short sequences are bound by memory: their rows are touched once. Worth 1.3x on 512 sequences
-// of 34.
+// Short sequences are bound by memory: their rows are touched once (benchmarks/cpu.md).
 #pragma once
 
 #include <exactile/cpu/tile_io.hpp>

@@ -19,8 +19,8 @@ struct Scratch {
   static constexpr bool kKeepStaged = Traits::kProduct == Product::kBf16Tile;
 
   Staged staged;  ///< what k and v hold
-  /// Reference of the softmax, a raw score; -inf before the first key. Arrays begin at cache lines:
-  /// s off by 16 bytes cost 8 %.
+  /// Reference of the softmax, a raw score; -inf before the first key. Arrays begin at cache lines
+  /// (benchmarks/cpu.md).
   alignas(64) float row_max[kRows];
   float row_sum[kRows];
   int key_begin[kRows], key_end[kRows];  ///< keys visible to the row; both ascend with the row

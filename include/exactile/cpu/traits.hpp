@@ -17,8 +17,8 @@ enum class Product {
   kBf16Tile,  ///< AMX: 16 x 16 x 32 bf16 products per instruction
 };
 
-/// What one chain of additions to o runs over. A chain of a block starts at 0 and costs 1 % of
-/// fp32, 3 % of bf16 pairs (2026-11), whose results are rounded to 2^-9 anyway.
+/// What one chain of additions to o runs over. Chains of a block start at 0; bf16, whose results
+/// are rounded to 2^-9 anyway, does without (benchmarks/cpu.md).
 enum class Chain { kBlock, kGroup };
 
 template <class Element>
@@ -31,8 +31,7 @@ struct ElementTraits<float> {
   static constexpr int kExpDegree = 5;
   static constexpr Chain kChain = Chain::kBlock;
   static constexpr int kGroupKeys = 16 * kBlockN;  ///< what GroupSums adds up at a time
-  // 32 registers: 24 accumulators; 16 registers: 12. Tried on AVX-512 (4,096 tokens, two cores):
-  // 8x2 290, 12x2 298, 4x4 296, 6x4 307 GFLOP/s, 2026-11.
+  // 32 registers: 24 accumulators; 16 registers: 12. What was tried: benchmarks/cpu.md.
 #if defined(__AVX512F__)
   static constexpr int kVectors = 4, kKeys = 6, kDims = 6;
 #else

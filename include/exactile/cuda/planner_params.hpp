@@ -6,9 +6,7 @@
 
 namespace exactile::cuda {
 
-/// Tried, 2026-11 on an H200, 256 | 8,192 lognormal sequences, in us between events: 512 x 2 (8.6
-/// in two rounds | 18.1), 512 x 3 (6.4 | 18.8), 512 x 4 (7.0 | 19.0), 640 x 2 (6.0 | 17.4), 768 x 2
-/// (6.6 | 19.2), 1024 x 2 (7.3 | 19.1).
+/// What was tried: benchmarks/hopper.md.
 inline constexpr int32_t kPlannerThreads = 640;
 /// Sequences, and records, that a thread works on at a time: one alone would mostly wait.
 inline constexpr int32_t kPlannerPerThread = 2;

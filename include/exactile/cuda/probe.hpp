@@ -7,15 +7,16 @@
 namespace exactile::cuda {
 
 /// A kernel's template argument. Duties:
-///   1. Every thread makes one at the start of a work-group; `speaks` is true for one of them, and
+///   1. Every thread makes one at the start of a work-group; `is_writer` is true for one of them,
+///   and
 ///      that one computes.
 ///   2. Hooks are called by whole warps, in the order below, for each tile; `found_no_tile` alone
 ///      by work-groups that never had one.
 ///   3. A hook changes no result and waits for nobody.
 template <class Probe>
 concept KernelProbe =
-    requires(Probe probe, const PrefillParams params, const WorkTile work, bool speaks) {
-      Probe(params, speaks);
+    requires(Probe probe, const PrefillParams params, const WorkTile work, bool is_writer) {
+      Probe(params, is_writer);
       probe.found_no_tile();
       probe.mainloop_begins(work);
       probe.epilogue_begins();
@@ -25,7 +26,7 @@ concept KernelProbe =
 /// That of every kernel that is shipped: leaves no instruction behind.
 class NoProbe {
  public:
-  EXACTILE_DEVICE NoProbe(const PrefillParams& /*params*/, bool /*speaks*/) {}
+  EXACTILE_DEVICE NoProbe(const PrefillParams& /*params*/, bool /*is_writer*/) {}
   EXACTILE_DEVICE void found_no_tile() const {}
   EXACTILE_DEVICE void mainloop_begins(const WorkTile& /*work*/) const {}
   EXACTILE_DEVICE void epilogue_begins() const {}
@@ -37,18 +38,18 @@ static_assert(KernelProbe<NoProbe>);
 /// work-group without a tile at its index, a tile at gridDim.x + head * total_q + q_begin.
 class Timeline {
  public:
-  EXACTILE_DEVICE Timeline(const PrefillParams& params, bool speaks)
-      : params_(params), speaks_(speaks), prologue_ns_(ptx::global_timer_ns()) {}
+  EXACTILE_DEVICE Timeline(const PrefillParams& params, bool is_writer)
+      : params_(params), is_writer_(is_writer), prologue_ns_(ptx::global_timer_ns()) {}
 
   EXACTILE_DEVICE void found_no_tile() {
-    if (!speaks_) return;
+    if (!is_writer_) return;
     index_ = static_cast<int32_t>(blockIdx.x);
     begin({{}, -1});
     record().end_ns = ptx::global_timer_ns();
   }
 
   EXACTILE_DEVICE void mainloop_begins(const WorkTile& work) {
-    if (speaks_) {
+    if (is_writer_) {
       index_ =
           static_cast<int32_t>(gridDim.x + work.head * params_.lse_head_stride + work.rows.q_begin);
       begin(work);
@@ -58,13 +59,13 @@ class Timeline {
   }
 
   EXACTILE_DEVICE void epilogue_begins() {
-    if (speaks_) record().epilogue_ns = ptx::global_timer_ns();
+    if (is_writer_) record().epilogue_ns = ptx::global_timer_ns();
     __syncwarp();
   }
 
   /// The next tile's prologue begins: waiting for it belongs to it.
   EXACTILE_DEVICE void tile_ends() {
-    if (speaks_) {
+    if (is_writer_) {
       prologue_ns_ = ptx::global_timer_ns();
       record().end_ns = prologue_ns_;
     }
@@ -85,7 +86,7 @@ class Timeline {
   }
 
   const PrefillParams& params_;
-  bool speaks_;
+  bool is_writer_;
   int32_t index_ = 0;
   int64_t prologue_ns_;
 };

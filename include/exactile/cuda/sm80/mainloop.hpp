@@ -98,8 +98,8 @@ class Mainloop {
     const BlockRange all = blocks_within(mask().all_visible(first, last, k_len), kBlockN);
     begin_ = any.begin;
     end_ = any.end;
-    steady_begin_ = min(max(all.begin, begin_), end_);
-    steady_end_ = min(max(all.end, steady_begin_), end_);
+    unmasked_begin_ = min(max(all.begin, begin_), end_);
+    unmasked_end_ = min(max(all.end, unmasked_begin_), end_);
   }
 
   /// Accumulates the tile's rows over the keys that they see. Rows past the tile's last are
@@ -117,9 +117,9 @@ class Mainloop {
     }
     int32_t n = begin_;
     if constexpr (Traits::kMask != MaskKind::kFull) {
-      for (; n < steady_begin_; ++n) attend<true>(n, acc);
+      for (; n < unmasked_begin_; ++n) attend<true>(n, acc);
     }
-    for (; n < steady_end_; ++n) attend<false>(n, acc);
+    for (; n < unmasked_end_; ++n) attend<false>(n, acc);
     for (; n < end_; ++n) attend<true>(n, acc);
   }
 
@@ -330,9 +330,9 @@ class Mainloop {
   const PrefillParams& params_;
   const TileRows& tile_;
   const uint32_t shared_;
-  const KvRows k_, v_;                 // of the tile's sequence and kv head
-  int32_t begin_, end_;                // blocks that some row sees
-  int32_t steady_begin_, steady_end_;  // blocks that all rows see whole
+  const KvRows k_, v_;                     // of the tile's sequence and kv head
+  int32_t begin_, end_;                    // blocks that some row sees
+  int32_t unmasked_begin_, unmasked_end_;  // blocks that all rows see whole
 };
 
 }  // namespace exactile::cuda::sm80

@@ -3,13 +3,13 @@
 
 #include <exactile/cuda/probe.hpp>
 #include <exactile/cuda/sm90/epilogue.hpp>
-#include <exactile/cuda/sm90/helpers.hpp>
 #include <exactile/cuda/sm90/mainloop.hpp>
+#include <exactile/cuda/sm90/packed_tiles.hpp>
 #include <exactile/scheduler/concepts.hpp>
 
 namespace exactile::cuda::sm90 {
 
-/// Room for a Scheduler that one thread alone starts: a walk may take its index from a counter.
+/// Storage for a Scheduler that one thread alone starts: a walk may take its index from a counter.
 template <class Scheduler>
 union Walk {
   EXACTILE_DEVICE Walk() : none() {}

@@ -10,9 +10,9 @@
 // masked: it changes no bit.
 #pragma once
 
+#include <exactile/cuda/sm90/nonfinite.hpp>
 #include <exactile/cuda/sm90/pipeline.hpp>
 #include <exactile/cuda/sm90/softmax.hpp>
-#include <exactile/cuda/sm90/values.hpp>
 #include <exactile/cuda/wgmma.hpp>
 
 namespace exactile::cuda::sm90 {
@@ -61,20 +61,20 @@ class Mainloop {
     if (narrow) {
       if (--n < n_begin_) return last_values<kNarrowN>(o, softmax);
       constexpr bool kMayMask = Traits::kMask != MaskKind::kFull;
-      step<kMayMask ? BlockKind::kMasked : BlockKind::kSteady, kNarrowN>(n, mask, o, softmax);
+      step<kMayMask ? BlockKind::kMasked : BlockKind::kUnmasked, kNarrowN>(n, mask, o, softmax);
     }
     if constexpr (Traits::kMask == MaskKind::kFull) {
       for (--n; n > n_begin_; n -= 2) two_steps(n, mask, o, softmax);
-      if (n == n_begin_) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
+      if (n == n_begin_) step<BlockKind::kUnmasked, kBlockN>(n, mask, o, softmax);
     } else {
-      // Masked, steady, masked; the second turn finds masked ones only.
-      int32_t steady_end = steady_.end;
-      for (--n; n >= n_begin_; steady_end = n_begin_) {
-        for (; n >= steady_end; --n) step<BlockKind::kMasked, kBlockN>(n, mask, o, softmax);
+      // Masked, unmasked, masked; the second turn finds masked ones only.
+      int32_t unmasked_end = unmasked_.end;
+      for (--n; n >= n_begin_; unmasked_end = n_begin_) {
+        for (; n >= unmasked_end; --n) step<BlockKind::kMasked, kBlockN>(n, mask, o, softmax);
         if constexpr (Traits::kPairs) {
-          for (; n > steady_.begin; n -= 2) two_steps(n, mask, o, softmax);
+          for (; n > unmasked_.begin; n -= 2) two_steps(n, mask, o, softmax);
         }
-        for (; n >= steady_.begin; --n) step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax);
+        for (; n >= unmasked_.begin; --n) step<BlockKind::kUnmasked, kBlockN>(n, mask, o, softmax);
       }
     }
     last_values<kBlockN>(o, softmax);
@@ -97,8 +97,8 @@ class Mainloop {
     // Under it, what is not needed before.
     clear(o);
     const BlockRange unmasked = unmasked_blocks<Traits>(params_, tile.work, row() / 64 * 64);
-    steady_ = {ptx::warp_uniform(max(unmasked.begin, n_begin_)),
-               ptx::warp_uniform(max(unmasked.end, n_begin_))};
+    unmasked_ = {ptx::warp_uniform(max(unmasked.begin, n_begin_)),
+                 ptx::warp_uniform(max(unmasked.end, n_begin_))};
     mask = RowMask<Traits>(params_, tile.work, row(), shared_.keys[query_]);
     scores_ = RowScores<Traits>(params_, tile.work, row());
     wgmma_wait<0>();
@@ -117,8 +117,8 @@ class Mainloop {
   EXACTILE_DEVICE void two_steps(int32_t n, const RowMask<Traits>& mask, Output& o,
                                  OnlineSoftmax& softmax) {
     Probabilities p;
-    step<BlockKind::kSteady, kBlockN>(n, mask, o, softmax, p_, p);
-    step<BlockKind::kSteady, kBlockN>(n - 1, mask, o, softmax, p, p_);
+    step<BlockKind::kUnmasked, kBlockN>(n, mask, o, softmax, p_, p);
+    step<BlockKind::kUnmasked, kBlockN>(n - 1, mask, o, softmax, p, p_);
   }
 
   template <BlockKind kKind, int kKeysBefore>
@@ -243,7 +243,7 @@ class Mainloop {
   /// Adds Inf and NaN of the first `keys` rows to `o` where they are seen, and takes them out of V.
   EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, int32_t rows,
                                       const RowMask<Traits>& mask, Output& o) {
-    const SharedValues<Traits> v(shared_.v[stage_.index()], rows);
+    const NonFiniteValues<Traits> v(shared_.v[stage_.index()], rows);
     v.for_each_not_finite(keys, [&](int32_t key, int i, float value) {
       if (mask.sees(i / 2 % 2, n * kBlockN + key)) o[i] += value;
     });
@@ -293,13 +293,13 @@ class Mainloop {
   const PrefillParams& params_;
   Shared& shared_;
   const int32_t consumer_;
-  const bool releases_;       // this lane speaks for its warp
+  const bool releases_;       // this lane arrives for its warp
   const ptx::uint32_t zero_;  // ptxas does not know: else it keeps both p in the same registers
   int32_t query_;             // index of the tile's buffers
   Stage<Traits::kStages> stage_;
   int32_t n_begin_;
-  BlockRange steady_;  // blocks that need no mask, except the tile's last
-  bool packed_;        // the tile holds several sequences
+  BlockRange unmasked_;  // blocks that need no mask, except the tile's last
+  bool packed_;          // the tile holds several sequences
   Probabilities p_;
   [[no_unique_address]] RowScores<Traits> scores_;
 };

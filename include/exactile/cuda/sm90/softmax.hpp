@@ -8,9 +8,9 @@ namespace exactile::cuda::sm90 {
 
 /// Where a block stands among those of its tile.
 enum class BlockKind : unsigned char {
-  kFirst,   ///< the first visited
-  kMasked,  ///< some row does not see all of it
-  kSteady,  ///< any other: no mask
+  kFirst,     ///< the first visited
+  kMasked,    ///< some row does not see all of it
+  kUnmasked,  ///< any other: no mask
 };
 
 /// Probabilities are relative to a reference per row: the first block's maximum, which rarely stays

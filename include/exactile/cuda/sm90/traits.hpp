@@ -16,7 +16,7 @@ inline constexpr int kMaxShared = 232448;
 /// the second-level cache than two, which counts on a card at its power limit, and take turns
 /// better. Limits: shared memory (232,448 bytes for Q and kStages times K and V), and 160 registers
 /// (240 with two consumers) for kBlockN / 2 scores, twice kBlockN / 4 probabilities and
-/// kHeadDimV / 2 sums. What was tried: tests/benchmarks/hopper.md.
+/// kHeadDimV / 2 sums. What was tried: benchmarks/hopper.md.
 template <int kHeadDim, int kHeadDimV, MaskKind kMask>
 struct TileShape;
 
@@ -87,7 +87,7 @@ struct alignas(1024) SharedStorage {
   Matrix<Traits::kBlockM, Traits::kHeadDim> q[Traits::kQueries];
   Matrix<Traits::kBlockN, Traits::kHeadDim> k[Traits::kStages];
   Matrix<Traits::kBlockN, Traits::kHeadDimV> v[Traits::kStages];
-  // mbarriers. q_full, q_empty guard the slot as well; slot_full, v_checked: see helpers.hpp.
+  // mbarriers. q_full, q_empty guard the slot as well; slot_full, v_checked: see packed_tiles.hpp.
   int64_t q_full[Traits::kQueries], q_empty[Traits::kQueries];
   int64_t slot_full[Traits::kQueries], v_checked[Traits::kStages];
   int64_t k_full[Traits::kStages], k_empty[Traits::kStages];

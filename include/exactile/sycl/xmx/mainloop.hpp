@@ -112,8 +112,8 @@ class Mainloop {
         blocks_within(mask.all_visible(rows.rows_to_end, last, rows.k_len), kBlockN);
     begin_ = blocks_with(any, kBlockN).begin * kBlockN;
     end_ = any.empty() ? begin_ : any.end;
-    steady_begin_ = all.begin * kBlockN;
-    steady_end_ = all.end * kBlockN;
+    unmasked_begin_ = all.begin * kBlockN;
+    unmasked_end_ = all.end * kBlockN;
     const int64_t position = int64_t{rows.k_len} - rows.rows_to_end;
     low_ = mask.left < 0 ? -kFar : clamp(position - mask.left);
     high_ = mask.right < 0 ? kFar : clamp(position + mask.right + 1);
@@ -176,9 +176,9 @@ class Mainloop {
     scores(queries, registers);
     const Values values = load_values<0, 0>(registers.v);  // on their way during the softmax
     keep_order();
-    if (n < state.plain || n >= steady_end_) {
+    if (n < state.plain || n >= unmasked_end_) {
       hide_unseen(n, registers);
-      if (state.plain == kFar && set_references(registers, state)) state.plain = steady_begin_;
+      if (state.plain == kFar && set_references(registers, state)) state.plain = unmasked_begin_;
     }
     if (state.large) follow_large(registers, state.references);
     unrolled<kKeyBlocks>([&](auto j) {
@@ -349,9 +349,9 @@ class Mainloop {
   const Rows rows_;
   const int sub_group_;
   const Surface q_, k_, v_;
-  int32_t begin_, end_;                // keys that some row sees; begin_ at a block's
-  int32_t steady_begin_, steady_end_;  // blocks that all rows see whole
-  int32_t low_, high_;                 // row r sees the keys [low_ + r, high_ + r) that exist
+  int32_t begin_, end_;                    // keys that some row sees; begin_ at a block's
+  int32_t unmasked_begin_, unmasked_end_;  // blocks that all rows see whole
+  int32_t low_, high_;                     // row r sees the keys [low_ + r, high_ + r) that exist
 };
 
 }  // namespace exactile::sycl::xmx

@@ -1,13 +1,13 @@
-// exactile/cuda/sm90/helpers.hpp - for tiles that hold several sequences: what the producer's other
-// warps find out about a tile while the one before is computed. Consumers that did so themselves
-// would wait for memory, and search, in every tile.
+// exactile/cuda/sm90/packed_tiles.hpp - for tiles that hold several sequences: what the producer's
+// other warps find out about a tile while the one before is computed. Consumers that did so
+// themselves would wait for memory, and search, in every tile.
 //
 // Barriers: slot_full says that the producer has written a slot; every lane arrives at its q_full
 // when it has read it. v_checked says that a block of V has been looked through.
 #pragma once
 
+#include <exactile/cuda/sm90/nonfinite.hpp>
 #include <exactile/cuda/sm90/pipeline.hpp>
-#include <exactile/cuda/sm90/values.hpp>
 
 namespace exactile::cuda::sm90 {
 
@@ -54,13 +54,13 @@ EXACTILE_DEVICE void search_values(SharedStorage<Traits>& shared, int32_t search
         // As many rows as PV will read, loaded or left from before.
         const int32_t keys = num_keys<Traits>(tile.work.rows) - n * Traits::kBlockN;
         const int32_t rows = keys <= Traits::kNarrowN ? Traits::kNarrowN : Traits::kBlockN;
-        const SharedValues<Traits> values(shared.v[at], rows);
+        const NonFiniteValues<Traits> values(shared.v[at], rows);
         found = __any_sync(~0u, values.any_not_finite(thread, 32 * kSearchers));
       }
       const bool first = thread % 32 == 0;
       if (first) shared.not_finite[at][searcher] = found;
       ptx::mbarrier_arrive(ptx::shared_address(&shared.v_checked[at]));
-      __syncwarp();  // all lanes have read: one speaks for them
+      __syncwarp();  // all lanes have read: one arrives for them
       ptx::mbarrier_arrive_if(first, ptx::shared_address(&shared.v_empty[at]));
     }
   });

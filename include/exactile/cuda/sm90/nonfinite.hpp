@@ -1,5 +1,5 @@
-// exactile/cuda/sm90/values.hpp - V of a block in shared memory, read element by element: for Inf
-// and NaN in tiles that hold several sequences.
+// exactile/cuda/sm90/nonfinite.hpp - V of a block in shared memory, read element by element: for
+// Inf and NaN in tiles that hold several sequences.
 #pragma once
 
 #include <exactile/cuda/sm90/traits.hpp>
@@ -9,7 +9,7 @@ namespace exactile::cuda::sm90 {
 /// Rows [0, rows) of a V, as (chunk, row, kChunk), swizzled by TMA. The consumers' threads look
 /// through it together.
 template <class Traits>
-class SharedValues {
+class NonFiniteValues {
   using Element = typename Traits::Element;
   static constexpr int kRowBytes = Traits::kChunk * sizeof(Element);
   static constexpr int kChunkBytes = Traits::kBlockN * kRowBytes;
@@ -20,7 +20,7 @@ class SharedValues {
 
  public:
   template <class Matrix>
-  EXACTILE_DEVICE SharedValues(Matrix& v, int32_t rows) : bytes_(v.bytes), rows_(rows) {}
+  EXACTILE_DEVICE NonFiniteValues(Matrix& v, int32_t rows) : bytes_(v.bytes), rows_(rows) {}
 
   /// Whether there is one in the share of one of `threads` threads.
   EXACTILE_DEVICE bool any_not_finite(int32_t thread, int32_t threads) const {
