@@ -67,9 +67,9 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       float o[Traits::kHeadDimV / 2];
       OnlineSoftmax softmax;
       probe.mainloop_begins(tile.work);
-      mainloop.run(tile, query.index(), o, softmax);
+      const bool has_rows = mainloop.run(tile, query.index(), o, softmax);
       probe.epilogue_begins();
-      Epilogue<Traits>::store(params, tile.work, mainloop.row(), o, softmax);
+      if (has_rows) Epilogue<Traits>::store(params, tile.work, mainloop.row(), o, softmax);
       probe.tile_ends();
     }
   }

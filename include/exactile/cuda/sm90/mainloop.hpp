@@ -39,7 +39,8 @@ class Mainloop {
         zero_(params.tile_heads >> 31) {}
 
   /// Computes the tile whose Q is full, over blocks [n_begin, n_end). query: which of the buffers.
-  EXACTILE_DEVICE void run(const typename Shared::Slot& tile, int32_t query, Output& o,
+  /// False: none of this warpgroup's rows exists.
+  EXACTILE_DEVICE bool run(const typename Shared::Slot& tile, int32_t query, Output& o,
                            OnlineSoftmax& softmax) {
     query_ = query;
     packed_ = ptx::warp_uniform(is_packed<Traits>(tile.work.rows));
@@ -47,8 +48,39 @@ class Mainloop {
     const int32_t n_end = ptx::warp_uniform(tile.n_end);
     if (n_begin_ == n_end) {
       ptx::mbarrier_arrive(ptx::shared_address(&shared_.q_empty[query_]));
-      return clear(o);
+      clear(o);
+      return true;
     }
+    // In a tile of several sequences all consumers take part in isolate_values().
+    const int32_t rows = ptx::warp_uniform(num_rows<Traits>(params_, tile.work.rows));
+    if (!packed_ && 64 * consumer_ >= rows) {
+      skip(n_end);
+      return false;
+    }
+    attend(tile, n_end, o, softmax);
+    return true;
+  }
+
+  /// Row in the tile of this thread's first row; the second is 8 further on.
+  EXACTILE_DEVICE static int32_t row() {
+    const ptx::uint32_t thread = ptx::thread_now() - 128;
+    return static_cast<int32_t>(thread / 32 * 16 + thread % 32 / 4);
+  }
+
+ private:
+  /// Frees what the others compute with, buffer by buffer as it fills.
+  EXACTILE_DEVICE void skip(int32_t n_end) {
+#pragma unroll 1
+    for (int32_t n = n_end - 1; n >= n_begin_; --n, stage_.advance()) {
+      wait(shared_.k_full[stage_.index()], stage_);
+      release_keys(n);
+      wait(shared_.v_full[stage_.index()], stage_);
+      release_values(stage_.index());
+    }
+  }
+
+  EXACTILE_DEVICE void attend(const typename Shared::Slot& tile, int32_t n_end, Output& o,
+                              OnlineSoftmax& softmax) {
     RowMask<Traits> mask;
     int32_t n = n_end - 1;
     const bool narrow = ptx::warp_uniform(shared_.last_keys[query_][consumer_]) <= kNarrowN;
@@ -80,13 +112,6 @@ class Mainloop {
     last_values<kBlockN>(o, softmax);
   }
 
-  /// Row in the tile of this thread's first row; the second is 8 further on.
-  EXACTILE_DEVICE static int32_t row() {
-    const ptx::uint32_t thread = ptx::thread_now() - 128;
-    return static_cast<int32_t>(thread / 32 * 16 + thread % 32 / 4);
-  }
-
- private:
   /// QK^T and softmax of the first block that is visited.
   template <int kKeys>
   EXACTILE_DEVICE void first_block(const typename Shared::Slot& tile, int32_t n,
