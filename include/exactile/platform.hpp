@@ -22,7 +22,7 @@ namespace exactile {
 
 using int32_t = int;
 #if defined(__INT64_TYPE__)
-using int64_t = __INT64_TYPE__;  // the very type of <cstdint>
+using int64_t = __INT64_TYPE__;  // the same type as std::int64_t
 #else
 using int64_t = long long;
 #endif

@@ -1,8 +1,8 @@
 // exactile/cpu/group_sums.hpp - the sums of a long sequence without a long chain of additions.
 //
-// o and row_sum run over a group of key blocks at a time. At a group's end they go into totals that
-// keep what each addition rounds away (Knuth's two-sum), so the error does not grow with the number
-// of groups. Groups begin at fixed keys of the sequence: which tile a row is in changes no bit.
+// o and row_sum run over a group of key blocks at a time. At a group's end they are added to
+// totals by compensated summation (Knuth's TwoSum), so the error does not grow with the number of
+// groups. Groups begin at fixed keys of the sequence: which tile a row is in changes no bit.
 #pragma once
 
 #include <exactile/cpu/scratch.hpp>
@@ -24,7 +24,7 @@ class GroupSums {
       begin();
     } else {
       for_each_vector([this](int row, int64_t at) {
-        if (scratch_.fresh[row / kPanel]) return;
+        if (scratch_.is_empty[row / kPanel]) return;
         const Floats alpha = rescale(row);
         store(scratch_.total_max + row, load<Floats>(scratch_.row_max + row));
         add(alpha, scratch_.row_sum + row, scratch_.total_sum + row, scratch_.lost_sum + row);
@@ -36,20 +36,20 @@ class GroupSums {
       });
       nothing_lost_ = false;
     }
-    for (bool& fresh : scratch_.fresh) fresh = true;
+    for (bool& is_empty : scratch_.is_empty) is_empty = true;
   }
 
   /// After the last key: o and row_sum are those of all groups.
   void finish() {
     if (!several_) return;
     for_each_vector([this](int row, int64_t at) {
-      const bool fresh = scratch_.fresh[row / kPanel];
+      const bool is_empty = scratch_.is_empty[row / kPanel];
       const Floats alpha = rescale(row);
       float* const row_sum = scratch_.row_sum + row;
       finish(alpha, false, scratch_.total_sum + row, scratch_.lost_sum + row, row_sum);
       for (int d = 0; d < params_.head_dim_v; ++d) {
         const int64_t i = at + d * kPanel;
-        finish(alpha, fresh, scratch_.total + i, scratch_.lost + i, scratch_.o + i);
+        finish(alpha, is_empty, scratch_.total + i, scratch_.lost + i, scratch_.o + i);
       }
     });
   }
@@ -65,7 +65,7 @@ class GroupSums {
       store(scratch_.total_max + row, load<Floats>(scratch_.row_max + row));
       store(scratch_.total_sum + row, load<Floats>(scratch_.row_sum + row));
       store(scratch_.row_sum + row, Floats{});
-      if (!scratch_.fresh[row / kPanel]) return;
+      if (!scratch_.is_empty[row / kPanel]) return;
       for (int d = 0; d < params_.head_dim_v; ++d)
         store(scratch_.total + at + d * kPanel, Floats{});
     });
@@ -105,9 +105,9 @@ class GroupSums {
     store(lost, s.lost);
   }
   /// An infinite total has lost nothing that counts (Inf - Inf).
-  EXACTILE_INLINE void finish(Floats alpha, bool fresh, const float* total, const float* lost,
+  EXACTILE_INLINE void finish(Floats alpha, bool is_empty, const float* total, const float* lost,
                               float* x) const {
-    const Sum s = sum(alpha, total, lost, fresh ? Floats{} : load<Floats>(x));
+    const Sum s = sum(alpha, total, lost, is_empty ? Floats{} : load<Floats>(x));
     store(x, s.total + (s.lost == s.lost ? s.lost : Floats{}));
   }
 

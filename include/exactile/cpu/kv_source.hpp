@@ -4,9 +4,9 @@
 // micro-kernel's layout first: widened to fp32, or V's keys interleaved in pairs, or copied for
 // tile registers.
 //
-// A probability of 0 times Inf or NaN is NaN: where V holds one, a row would learn of a key that it
-// does not see. A tile that ends with one in its sums is computed again with V's Inf and NaN left
-// out here and added by the mainloop, to the rows that see them.
+// A probability of 0 times Inf or NaN is NaN: where V holds one, a row would depend on a key that
+// is masked for it. A tile that ends with one in its sums is computed again with V's Inf and NaN
+// left out here and added by the mainloop, to the rows that see them.
 #pragma once
 
 #include <exactile/cpu/scratch.hpp>

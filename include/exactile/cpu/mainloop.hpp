@@ -40,7 +40,7 @@ class Mainloop {
   void run(int rows) {
     const int panels = ceil_div(rows, kPanel);
     const KeyRange keys{scratch_.key_begin[0], scratch_.key_end[rows - 1]};
-    for (int p = 0; p < panels; ++p) scratch_.fresh[p] = true;
+    for (int p = 0; p < panels; ++p) scratch_.is_empty[p] = true;
     for (int r = 0; r < panels * kPanel; ++r) {
       scratch_.row_max[r] = -__builtin_inff();
       scratch_.row_sum[r] = 0;
@@ -56,7 +56,7 @@ class Mainloop {
       }
     }
     groups.finish();
-    if (source_.finite_only()) unite_nans(rows);
+    if (source_.finite_only()) canonicalize_nans(rows);
   }
 
  private:
@@ -80,7 +80,7 @@ class Mainloop {
     const int last_key = min(n1, key_end[kVecs * kLanes - 1]);
     if (first_key >= last_key) return;
     const int num_keys = last_key - first_key;
-    const bool border = first_key < key_begin[kVecs * kLanes - 1] || last_key > key_end[0];
+    const bool needs_mask = first_key < key_begin[kVecs * kLanes - 1] || last_key > key_end[0];
     block.k.data += (first_key - n0) * block.k.row_stride;
     block.v.data += (first_key - n0) / kPerScalar * block.v.k_stride;
 
@@ -89,15 +89,15 @@ class Mainloop {
     Kernel::template scores<kVecs>(block.k, q, params_.head_dim / kPerScalar, num_keys, s);
     next_.step();
     if constexpr (Traits::Scores::kChanges) change<kVecs>(row, first_key, num_keys, s);
-    if (border) mask<kVecs>(key_begin, key_end, first_key, num_keys, s);
+    if (needs_mask) mask<kVecs>(key_begin, key_end, first_key, num_keys, s);
     Floats alpha[kVecs];
     softmax<kVecs>(scale_, num_keys, scratch_.row_max + row, scratch_.row_sum + row, s, alpha);
     next_.step();
     Kernel::template values<kVecs>(block.v, reinterpret_cast<const Scalar*>(s),
                                    ceil_div(num_keys, kPerScalar), params_.head_dim_v, alpha,
-                                   scratch_.fresh[panel],
+                                   scratch_.is_empty[panel],
                                    scratch_.o + int64_t{row} * params_.head_dim_v);
-    scratch_.fresh[panel] = false;
+    scratch_.is_empty[panel] = false;
     if (source_.finite_only()) {
       for (int n = 0; n < num_keys; ++n) {
         if (!scratch_.all_finite[first_key - n0 + n]) add_not_finite<kVecs>(first_key, n, panel);
@@ -125,8 +125,8 @@ class Mainloop {
     }
   }
 
-  /// Which NaN comes of several depends on the order of operands, which is the compiler's.
-  void unite_nans(int rows) {
+  /// The payload of a NaN depends on the order of operands, which the compiler chooses.
+  void canonicalize_nans(int rows) {
     const int64_t size = int64_t{ceil_div(rows, kPanel)} * kPanel * params_.head_dim_v;
     for (int64_t i = 0; i < size; i += kLanes) {
       const Floats x = load<Floats>(scratch_.o + i);

@@ -48,7 +48,7 @@ struct MicroKernel {
   /// A block's keys are taken in multiples of this; the rest has probability 0.
   static constexpr int kKeyStep = Operand::kPerScalar;
 
-  /// What a work-group has to set up and leave: nothing.
+  /// Set-up and clean-up of a work-group: none.
   struct Session {
     EXACTILE_INLINE Session() {}
     EXACTILE_INLINE ~Session() {}

@@ -27,7 +27,7 @@ struct Scratch {
   float slope[kRows];                    ///< of variants of the scores: what they know of a row,
   int position[kRows];                   ///< and its own among the keys
   alignas(64) float s[kBlockN * kPanel];
-  bool fresh[kPanels];  ///< o of the panel holds nothing yet
+  bool is_empty[kPanels];  ///< o of the panel holds nothing yet
   Scalar* q;
   Scalar* k;  ///< (block, key, D) as the micro-kernel wants a block
   Scalar* v;  ///< (block, key, Dv) likewise

@@ -215,7 +215,7 @@ EXACTILE_INLINE Floats to_floats(const Fp16* p) {
 #endif
 }
 
-/// The one NaN of results.
+/// The canonical NaN of results.
 inline constexpr float kNan = __builtin_nanf("");
 
 // fp32 lanes -> storage type, round to nearest even. The only NaN is kNan.

@@ -45,7 +45,7 @@ struct TileIo {
   }
 
   /// Writes O = o / row_sum and the LSE. A row that saw no key has row_sum 0: O = 0, LSE = -inf.
-  /// There is one NaN, and no -0, so that a row's bits never depend on the tile.
+  /// NaNs are canonical and -0 becomes 0, so a row's bits never depend on the tile.
   static Sums store(const PrefillParams& params, const TileRows& tile, Scratch<Traits>& scratch) {
     if (params.lse) store_lse(params, tile, scratch);
     if constexpr (Traits::Scores::kHasSinks) add_sinks(params, tile, scratch);

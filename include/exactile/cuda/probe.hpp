@@ -1,4 +1,4 @@
-// exactile/cuda/probe.hpp - what a kernel tells of itself while it runs: nothing, or a timeline.
+// exactile/cuda/probe.hpp - instrumentation of a kernel, a template argument: none, or a timeline.
 #pragma once
 
 #include <exactile/cuda/ptx.hpp>
@@ -12,7 +12,7 @@ namespace exactile::cuda {
 ///      that one computes.
 ///   2. Hooks are called by whole warps, in the order below, for each tile; `found_no_tile` alone
 ///      by work-groups that never had one.
-///   3. A hook changes no result and waits for nobody.
+///   3. A hook changes no result and does not block.
 template <class Probe>
 concept KernelProbe =
     requires(Probe probe, const PrefillParams params, const WorkTile work, bool is_writer) {

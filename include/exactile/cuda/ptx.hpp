@@ -1,8 +1,8 @@
-// exactile/cuda/ptx.hpp - the instructions that C++ has no words for. With wgmma.hpp, the only
-// place that contains asm.
+// exactile/cuda/ptx.hpp - PTX instructions that have no C++ form. The CUDA kernels' inline assembly
+// is here, in ptx80.hpp and in wgmma.hpp.
 //
 // Addresses in shared memory are 32-bit, from shared_address(). The PTX ISA manual is the
-// reference; a comment stands where it leaves a trap.
+// reference; comments note what it leaves out.
 #pragma once
 
 #include <exactile/cuda/params.hpp>

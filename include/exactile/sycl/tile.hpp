@@ -9,7 +9,7 @@
 
 namespace exactile::sycl {
 
-namespace ext = ::sycl::ext;  // the vendor's macros say sycl::ext, which in here is this
+namespace ext = ::sycl::ext;  // the vendor's macros name sycl::ext, which in here is this namespace
 
 /// What variants of the scores compute with (exactile/scores.hpp).
 struct Math {

@@ -32,7 +32,7 @@ struct TileFeed {
 };
 
 /// A tile, part by part: the sequences that it holds one after the other, and of each no more rows
-/// than kBlockM. What sm90 computes at once is here correct, and slow.
+/// than kBlockM. Correct, but slow: sm90 computes such a tile at once.
 template <class Traits>
 class Parts {
  public:

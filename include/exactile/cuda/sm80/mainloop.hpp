@@ -58,7 +58,7 @@ struct SharedTile {
   }
 };
 
-/// What a warp knows of its 16 rows; index 0 is row g, 1 is row g + 8.
+/// State of a warp's 16 rows; index 0 is row g, 1 is row g + 8.
 template <class Traits>
 struct Accumulators {
   float o[Traits::kHeadDimV / 8][4];  // (16, Dv)
@@ -190,14 +190,14 @@ class Mainloop {
 
   // ---- arithmetic
 
-  template <bool kBorder>
+  template <bool kMasked>
   EXACTILE_DEVICE void attend(int32_t n, Accumulators<Traits>& acc) const {
     next_half();
     load_values(n + kStages - 1);
     Scores s;
     scores(n, s);
     if constexpr (Traits::Scores::kChanges) change(n, s);
-    if constexpr (kBorder) hide(n, s);
+    if constexpr (kMasked) apply_mask(n, s);
     softmax(s, acc);
     next_half();
     load_keys(n + kStages);
@@ -244,7 +244,7 @@ class Mainloop {
     }
   }
 
-  EXACTILE_DEVICE void hide(int32_t n, Scores& s) const {
+  EXACTILE_DEVICE void apply_mask(int32_t n, Scores& s) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = warp() * Traits::kWarpRows + lane() / 4 + r * 8;

@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     ptx::set_max_registers_down<Traits::kProducerRegisters>();
     if constexpr (Traits::kMask == MaskKind::kPacked) {
       const int32_t warp = ptx::warp_uniform(threadIdx.x / 32);
-      if (warp == 1) find_keys(params, shared);
-      if (warp > 1) search_values(shared, warp - 2);
+      if (warp == 1) find_key_ranges(params, shared);
+      if (warp > 1) find_non_finite(shared, warp - 2);
     }
     if (threadIdx.x != 0) return;
     Producer<Traits> producer(q_map, k_map, v_map, params, shared);

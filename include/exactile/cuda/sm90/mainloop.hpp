@@ -6,8 +6,8 @@
 //   p  (M, N)   probabilities, operand: of block n + 1, and of block n which are made meanwhile
 //   o  (M, Dv)  fp32, not yet divided by the row sum
 // Blocks are visited from the last to the first. QK^T of block n is issued before PV of block
-// n + 1, so that both run under the softmax of block n. What a narrow block leaves out would be
-// masked: it changes no bit.
+// n + 1, so that both run under the softmax of block n. A narrow block leaves out only
+// masked keys, so results are bitwise the same.
 #pragma once
 
 #include <exactile/cuda/sm90/nonfinite.hpp>
@@ -35,7 +35,7 @@ class Mainloop {
       : params_(params),
         shared_(shared),
         consumer_(consumer),
-        releases_(threadIdx.x % 32 == 0),
+        is_leader_(threadIdx.x % 32 == 0),
         zero_(params.tile_heads >> 31) {}
 
   /// Computes the tile whose Q is full, over blocks [n_begin, n_end). query: which of the buffers.
@@ -51,7 +51,7 @@ class Mainloop {
       clear(o);
       return true;
     }
-    // In a tile of several sequences all consumers take part in isolate_values().
+    // In a tile of several sequences all consumers take part in add_and_clear_non_finite().
     const int32_t rows = ptx::warp_uniform(num_rows<Traits>(params_, tile.work.rows));
     if (!packed_ && 64 * consumer_ >= rows) {
       skip(n_end);
@@ -99,7 +99,7 @@ class Mainloop {
       for (--n; n > n_begin_; n -= 2) two_steps(n, mask, o, softmax);
       if (n == n_begin_) step<BlockKind::kUnmasked, kBlockN>(n, mask, o, softmax);
     } else {
-      // Masked, unmasked, masked; the second turn finds masked ones only.
+      // Masked blocks, unmasked, masked; the second iteration has masked blocks only.
       int32_t unmasked_end = unmasked_.end;
       for (--n; n >= n_begin_; unmasked_end = n_begin_) {
         for (; n >= unmasked_end; --n) step<BlockKind::kMasked, kBlockN>(n, mask, o, softmax);
@@ -132,8 +132,8 @@ class Mainloop {
     scores_.apply(params_, s, first_key(n));
     mask.apply(s, first_key(n));
     softmax.template update<BlockKind::kFirst, Element>(s, p_, params_.scale_log2);
-    if (has_foreign_infinities()) {
-      isolate_values(n, num_keys<Traits>(tile.work.rows) - n * kBlockN, kKeys, mask, o);
+    if (has_non_finite_values()) {
+      add_and_clear_non_finite(n, num_keys<Traits>(tile.work.rows) - n * kBlockN, kKeys, mask, o);
     }
   }
 
@@ -179,7 +179,7 @@ class Mainloop {
     touch(o);
     release_values(before.index());
     if constexpr (kKind == BlockKind::kMasked) {
-      if (has_foreign_infinities()) isolate_values(n, kBlockN, kBlockN, mask, o);
+      if (has_non_finite_values()) add_and_clear_non_finite(n, kBlockN, kBlockN, mask, o);
     }
   }
 
@@ -251,14 +251,15 @@ class Mainloop {
 
   /// Among the keys of a packed tile are those of its other sequences, where a row's probability is
   /// 0, and 0 x Inf and 0 x NaN are NaN. The same for all consumers.
-  EXACTILE_DEVICE bool has_foreign_infinities() const {
+  EXACTILE_DEVICE bool has_non_finite_values() const {
     if constexpr (Traits::kMask != MaskKind::kPacked) return false;
     if (!packed_) return false;
-    // V comes when all have checked the one before it: so no check is taken for another.
+    // V is loaded when all searchers have released the stage's last block, so the parity of
+    // v_checked is unambiguous.
     wait(shared_.v_full[stage_.index()], stage_);
     wait(shared_.v_checked[stage_.index()], stage_);
     int32_t found = 0;
-    if (releases_) {
+    if (is_leader_) {
 #pragma unroll
       for (const bool one : shared_.not_finite[stage_.index()]) found |= one;
     }
@@ -266,8 +267,8 @@ class Mainloop {
   }
 
   /// Adds Inf and NaN of the first `keys` rows to `o` where they are seen, and takes them out of V.
-  EXACTILE_DEVICE void isolate_values(int32_t n, int32_t keys, int32_t rows,
-                                      const RowMask<Traits>& mask, Output& o) {
+  EXACTILE_DEVICE void add_and_clear_non_finite(int32_t n, int32_t keys, int32_t rows,
+                                                const RowMask<Traits>& mask, Output& o) {
     const NonFiniteValues<Traits> v(shared_.v[stage_.index()], rows);
     v.for_each_not_finite(keys, [&](int32_t key, int i, float value) {
       if (mask.sees(i / 2 % 2, n * kBlockN + key)) o[i] += value;
@@ -298,13 +299,13 @@ class Mainloop {
 
   /// Every warp says for itself that it is done with a buffer.
   EXACTILE_DEVICE void release(const int64_t& empty) const {
-    ptx::mbarrier_arrive_if(releases_, ptx::shared_address(&empty));
+    ptx::mbarrier_arrive_if(is_leader_, ptx::shared_address(&empty));
   }
 
   /// PV of a block is done. Where others search V, every lane says so, as each may have written to
-  /// it (clear_values, isolate_values).
+  /// it (clear_values, add_and_clear_non_finite).
   EXACTILE_DEVICE void release_values(int32_t stage) const {
-    ptx::mbarrier_arrive_if(kLanesReleaseV<Traits> == 32 || releases_,
+    ptx::mbarrier_arrive_if(kLanesReleaseV<Traits> == 32 || is_leader_,
                             ptx::shared_address(&shared_.v_empty[stage]));
   }
 
@@ -318,9 +319,10 @@ class Mainloop {
   const PrefillParams& params_;
   Shared& shared_;
   const int32_t consumer_;
-  const bool releases_;       // this lane arrives for its warp
-  const ptx::uint32_t zero_;  // ptxas does not know: else it keeps both p in the same registers
-  int32_t query_;             // index of the tile's buffers
+  const bool is_leader_;  // the first lane of a warp arrives for all of it
+  const ptx::uint32_t
+      zero_;       // always 0, which ptxas cannot see: else it assigns both p the same registers
+  int32_t query_;  // index of the tile's buffers
   Stage<Traits::kStages> stage_;
   int32_t n_begin_;
   BlockRange unmasked_;  // blocks that need no mask, except the tile's last

@@ -6,8 +6,8 @@
 
 namespace exactile::cuda::sm90 {
 
-/// Rows [0, rows) of a V, as (chunk, row, kChunk), swizzled by TMA. The consumers' threads look
-/// through it together.
+/// Rows [0, rows) of a V, as (chunk, row, kChunk), swizzled by TMA. A set of
+/// threads shares the search.
 template <class Traits>
 class NonFiniteValues {
   using Element = typename Traits::Element;

@@ -24,16 +24,16 @@ class Stage {
 template <class Traits>
 inline constexpr int kLanesReleaseV = Traits::kMask == MaskKind::kPacked ? 32 : 1;
 
-/// By one thread, before any other touches a barrier. Full: the loading thread arrives, TMA counts
-/// bytes. Empty: one lane of each consuming warp arrives, or each.
+/// By one thread, before any other touches a barrier. Full: the loading thread arrives once, and
+/// TMA counts bytes. All counts: docs/internals.md.
 template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
-  constexpr int kSearching = Traits::kMask == MaskKind::kPacked ? kSearchers : 0;  // warps
-  constexpr int kHelpers = kSearching > 0 ? 32 * (kSearching + 1) : 0;             // threads
+  constexpr int kSearching = Traits::kMask == MaskKind::kPacked ? kSearchWarps : 0;  // warps
+  constexpr int kPackedThreads = kSearching > 0 ? 32 * (kSearching + 1) : 0;         // threads
 #pragma unroll
   for (int i = 0; i < Traits::kQueries; ++i) {
-    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + kHelpers);
+    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + kPackedThreads);
     ptx::mbarrier_init(ptx::shared_address(&shared.slot_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.q_empty[i]), 32 * kConsumerWarps);
   }
@@ -44,7 +44,7 @@ EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
     ptx::mbarrier_init(ptx::shared_address(&shared.k_empty[i]), kConsumerWarps);
     ptx::mbarrier_init(ptx::shared_address(&shared.v_empty[i]),
                        kLanesReleaseV<Traits> * kConsumerWarps + kSearching);
-    ptx::mbarrier_init(ptx::shared_address(&shared.v_checked[i]), 32 * kSearchers);
+    ptx::mbarrier_init(ptx::shared_address(&shared.v_checked[i]), 32 * kSearchWarps);
   }
   ptx::fence_mbarrier_init();
 }

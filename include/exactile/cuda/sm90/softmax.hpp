@@ -6,7 +6,7 @@
 
 namespace exactile::cuda::sm90 {
 
-/// Where a block stands among those of its tile.
+/// A key block within its tile.
 enum class BlockKind : unsigned char {
   kFirst,     ///< the first visited
   kMasked,    ///< some row does not see all of it
@@ -48,7 +48,7 @@ class OnlineSoftmax {
     sum_[1] += sum[1];
   }
 
-  /// Brings what was summed before the last update() to its reference.
+  /// Rescales earlier sums to the reference of the last update().
   template <int kCount>
   EXACTILE_DEVICE void rescale(float (&o)[kCount]) const {
     if (!moved_) return;
@@ -107,12 +107,12 @@ class OnlineSoftmax {
     return fabsf(offset) < kLargeOffset ? offset : kNoOffset;
   }
 
-  /// Whether a row may have to follow: if so, this is true for a lane of its quad.
+  /// Whether the reference of a row may have to change: true for one lane of its quad.
   EXACTILE_DEVICE static bool may_exceed(float partial_sum) {
     return partial_sum > kLargestSum / 4;
   }
 
-  /// Gives the rows that have to follow the block's maximum as reference.
+  /// Sets the reference of such rows to the block's maximum.
   template <int kScores>
   EXACTILE_DEVICE void follow(float (&s)[kScores], const float (&sum)[2], float scale_log2,
                               float (&offset)[2]) {
@@ -164,7 +164,7 @@ class OnlineSoftmax {
   /// Rounded to 2^-11: an error of 2^-12 in every probability, as float16 makes it.
   static constexpr float kLargeOffset = 8192;
 
-  /// Whatever is added to its opposite, but -inf, has an infinite power.
+  /// exp2(s * scale - kNoOffset) is +inf for every s but -inf.
   static constexpr float kNoOffset = -3.0e38f;
 
   float reference_[2] = {-kInfinity, -kInfinity};  // scores, not yet scaled

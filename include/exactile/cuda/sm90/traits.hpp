@@ -13,10 +13,10 @@ inline constexpr int kMaxShared = 232448;
 /// Consumer warpgroups, keys in a block, keys in a narrow block, blocks in flight; defined only for
 /// what is supported. A tile's last block, which is the diagonal one under a causal mask, is
 /// computed as a narrow one where that is enough. Three consumers read a third less of K and V from
-/// the second-level cache than two, which counts on a card at its power limit, and take turns
-/// better. Limits: shared memory (232,448 bytes for Q and kStages times K and V), and 160 registers
-/// (240 with two consumers) for kBlockN / 2 scores, twice kBlockN / 4 probabilities and
-/// kHeadDimV / 2 sums. What was tried: benchmarks/hopper.md.
+/// the second-level cache than two, which matters on a power-limited GPU, and overlap better.
+/// Limits: shared memory (232,448 bytes for Q and kStages times K and V), and 160 registers (240
+/// with two consumers) for kBlockN / 2 scores, twice kBlockN / 4 probabilities and kHeadDimV / 2
+/// sums. What was tried: benchmarks/hopper.md.
 template <int kHeadDim, int kHeadDimV, MaskKind kMask>
 struct TileShape;
 
@@ -65,7 +65,7 @@ struct TileShape<256, 256, kMask> {
 };
 
 /// Warps that look through values, where tiles may hold several sequences.
-inline constexpr int kSearchers = 2;
+inline constexpr int kSearchWarps = 2;
 
 /// What the threads of a work-group share. Each matrix lies in chunks of kChunk columns,
 /// (chunk, row, kChunk), swizzled by TMA, whose pattern repeats every 1,024 bytes.
@@ -87,7 +87,7 @@ struct alignas(1024) SharedStorage {
   Matrix<Traits::kBlockM, Traits::kHeadDim> q[Traits::kQueries];
   Matrix<Traits::kBlockN, Traits::kHeadDim> k[Traits::kStages];
   Matrix<Traits::kBlockN, Traits::kHeadDimV> v[Traits::kStages];
-  // mbarriers. q_full, q_empty guard the slot as well; slot_full, v_checked: see packed_tiles.hpp.
+  // mbarriers: docs/internals.md says who arrives, who waits and what each guards.
   int64_t q_full[Traits::kQueries], q_empty[Traits::kQueries];
   int64_t slot_full[Traits::kQueries], v_checked[Traits::kStages];
   int64_t k_full[Traits::kStages], k_empty[Traits::kStages];
@@ -98,7 +98,7 @@ struct alignas(1024) SharedStorage {
   /// Of a tile of several sequences: what its tokens see, and whether there are Inf or NaN among
   /// the values of a block. The producer's other warps find out.
   KeyRange keys[Traits::kQueries][Traits::kMask == MaskKind::kPacked ? Traits::kBlockM : 1];
-  bool not_finite[Traits::kStages][kSearchers];
+  bool not_finite[Traits::kStages][kSearchWarps];
 };
 
 template <class ElementType, int kHeadDimQk, int kHeadDimVo, MaskKind kMaskKind,
@@ -140,8 +140,8 @@ struct Traits {
   static_assert(kHeadDim % kChunk == 0 && kHeadDimV % kChunk == 0);
 
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  /// Registers per thread: at launch, and after the exchange, which waits for ever for what the
-  /// launch has not got.
+  /// Registers per thread: at launch, and after setmaxnreg, which blocks for ever if the
+  /// launch has too few.
   static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kConsumerRegisters = kConsumers == 3              ? 160
                                             : kMask == MaskKind::kPacked ? 232

@@ -4,7 +4,7 @@
 // Letters: M rows of the tile, N keys of a block, D head_dim, Dv head_dim_v, L = 16 lanes of a
 // sub-group. Every sub-group owns R = 8 rows whole; a lane has every 16th key, or column.
 //   q  (M, D)       local, all rows of the tile
-//   k  (D, N)       local, a block of keys turned around: neighbouring lanes read neighbours
+//   k  (D, N)       local, a block of keys, transposed: adjacent lanes read adjacent addresses
 //   v               read where it lies
 //   s  (R, N / L)   registers: scores
 //   p  (M, N)       local, float: probabilities; a sub-group reads its own rows only

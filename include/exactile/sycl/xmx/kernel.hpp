@@ -67,7 +67,7 @@ EXACTILE_HOST_DEVICE void prefill_kernel(PrefillParams params,
 
   const auto item = ::sycl::ext::oneapi::this_work_item::get_nd_item<1>();
   const auto sub_group = ::sycl::ext::oneapi::this_work_item::get_sub_group();
-  // The compiler does not know by itself that it is the same for all lanes.
+  // Uniform, which the compiler cannot prove.
   const int sub_group_index =
       ::sycl::group_broadcast(sub_group, static_cast<int>(sub_group.get_group_linear_id()), 0);
   typename Mainloop<Traits>::Registers registers;
