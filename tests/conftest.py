@@ -11,7 +11,7 @@ import pytest
 
 import exactile
 from abilities import require, summary
-from exactile.reference import reference
+from exactile.tools.reference import reference
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 

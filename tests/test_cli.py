@@ -21,7 +21,7 @@ import pytest
 
 import exactile
 from abilities import needs, require
-from exactile import bench, cli, options, report
+from exactile.tools import bench, cli, options, report
 
 GOLDEN = [
     "--backend=cpu",

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from abilities import needs
-from exactile import cli, completion, options
+from exactile.tools import cli, completion, options
 
 
 @pytest.fixture

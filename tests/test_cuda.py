@@ -14,9 +14,10 @@ import exactile
 from abilities import needs, require
 from conftest import STRIDED, assert_same_bits, check_poison_stays, cumulate, make_batch
 from cuda_device import HALVES, ROWS, needs_gpu, run, to_gpu, to_numpy, torch
-from exactile import _core, cli
-from exactile.machines import Gpu
-from exactile.timeline import record
+from exactile import _core
+from exactile.tools import cli
+from exactile.tools.machines import Gpu
+from exactile.tools.timeline import record
 from test_plan import GOLDEN, ZIPF, ZIPF_GRID
 from test_prefill import LENS_K, LENS_Q, MASKS
 

@@ -175,3 +175,19 @@ _core.find_cubin("__global__ void f() {}", "f", "sm_90")
         require("no nvrtc")
     assert "RuntimeError" in done.stderr
     assert "pip install 'exactile[jit]'" in done.stderr
+
+
+def test_info_without_a_compiler_speaks_of_no_kernel_that_was_asked_for():
+    code = """
+import exactile
+exactile._core.configure(exactile.include_dir(), "", [])
+print(exactile.info()["backends"]["cuda"]["nvrtc_reason"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    if done.stdout == "None\n":
+        require("no nvrtc")
+    assert "pip install 'exactile[jit]'" in done.stdout
+    assert "this kernel" not in done.stdout

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from abilities import needs
-from exactile import cli
+from exactile.tools import cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -1,6 +1,8 @@
-"""The host code is in layers: no file includes one of a layer above its own."""
+"""The code is in layers: no file includes one of a layer above its own, nor the library a tool."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,15 @@ def test_includes_point_down(path):
 def test_the_planner_and_the_checks_know_no_backend_by_name():
     for name in ("planner.cpp", "prefill.cpp"):
         assert "Backend::k" not in (ROOT / "src/api" / name).read_text()
+
+
+def test_the_library_imports_no_tool():
+    """Neither when it is imported nor later: no file of it names them but the command line's."""
+    code = "import exactile, sys; print(*(x for x in sys.modules if x.startswith('exactile.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "exactile.planning" in loaded
+    assert not [name for name in loaded if name.startswith(("exactile.tools", "exactile.cli"))]
+    library = (ROOT / "python/exactile").glob("*.py")
+    named = {path.name for path in library if "exactile.tools" in path.read_text()}
+    assert named == {"cli.py"}

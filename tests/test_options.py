@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import exactile
-from exactile import cli, memory
+from exactile.tools import cli, memory
 from test_cli import SMALL, plans
 
 INT = "2147483647"
@@ -228,7 +228,7 @@ def test_what_does_not_fit_says_so(
 def test_memory_of_a_device(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("exactile.machines.Host.available_bytes", lambda self: 1 << 20)
+    monkeypatch.setattr("exactile.tools.machines.Host.available_bytes", lambda self: 1 << 20)
     assert cli.main(["bench", *SMALL]) == 0
     assert cli.main(["bench", *SMALL, "--batch=50"]) == 2
     assert "GiB of cpu memory that are available" in capsys.readouterr().err

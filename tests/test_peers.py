@@ -10,10 +10,10 @@ import pytest
 
 import exactile
 from abilities import module, needs
-from exactile import bench
-from exactile.machines import Host
-from exactile.peers import Fa3, TorchSdpa
-from exactile.reference import reference
+from exactile.tools import bench
+from exactile.tools.machines import Host
+from exactile.tools.peers import Fa3, TorchSdpa
+from exactile.tools.reference import reference
 
 torch = module("torch")
 pytestmark = needs("torch")

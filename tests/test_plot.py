@@ -10,7 +10,7 @@ import pytest
 
 import exactile
 from abilities import require
-from exactile import cli, plot
+from exactile.tools import cli, plot
 from test_cli import SMALL
 
 
@@ -23,7 +23,7 @@ def test_plot(options: list[str], tmp_path: Path) -> None:
 
 
 def test_plot_counts_the_tiles_of_the_plan() -> None:
-    from exactile.plot import n_blocks
+    from exactile.tools.plot import n_blocks
 
     for pack_gqa in False, True:
         plan = exactile.plan(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from abilities import require
-from exactile import _core, cli
+from exactile import _core
+from exactile.tools import cli
 from test_plan import CUDA_BLOCK_M, ZIPF_GRID
 
 README = Path(__file__).parent.parent / "README.md"

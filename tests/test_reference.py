@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from abilities import require
-from exactile.reference import reference, to_bfloat16
+from exactile.tools.reference import reference, to_bfloat16
 
 WINDOWS = [(-1, -1), (0, 0), (3, -1), (-1, 2), (2, 1)]
 
@@ -118,7 +118,7 @@ def test_chosen_rows_are_those_of_the_whole_batch() -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     case = batch([50, 3], [40, 7])
     want = reference(*case, causal=True)
-    monkeypatch.setattr("exactile.reference._CHUNK_SCORES", 100)
+    monkeypatch.setattr("exactile.tools.reference._CHUNK_SCORES", 100)
     for got, whole in zip(reference(*case, causal=True), want, strict=True):
         np.testing.assert_allclose(got, whole, atol=1e-15)
 

@@ -194,7 +194,7 @@ def test_exit_with_work_in_flight():
 
 
 def test_bench_and_info(capsys):
-    from exactile import cli
+    from exactile.tools import cli
 
     arguments = ["--seqlens=300,0,20", "--num_heads_q=4", "--num_heads_kv=2", "--iterations=1"]
     assert cli.main(["bench", "--backend=sycl", "--compare", "--dtype=float16", *arguments]) == 0

@@ -14,8 +14,8 @@ import pytest
 
 import exactile
 from abilities import require
-from exactile import cli, machines, plot, report, timeline
-from exactile.timeline import PHASES, RECORD, Timeline, write_trace
+from exactile.tools import cli, machines, plot, report, timeline
+from exactile.tools.timeline import PHASES, RECORD, Timeline, write_trace
 from test_plan import CUDA_BLOCK_M, GOLDEN, ZIPF, ZIPF_GRID
 from test_plot import drawn_figures
 
@@ -250,7 +250,7 @@ def gpu_of_sorts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny_data() -> Any:
-    from exactile.bench import Data
+    from exactile.tools.bench import Data
 
     return Data(*(np.zeros((1, 1, 1), np.uint16) for _ in range(3)))
 

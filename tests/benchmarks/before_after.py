@@ -120,8 +120,8 @@ def gpu_slices(plan: Any, shapes: list[tuple[int, ...]], dtype: str) -> Callable
 
 
 def sycl_slices(plan: Any) -> Callable[[float], float]:
-    from exactile.bench import random_data
-    from exactile.machines import machine_of
+    from exactile.tools.bench import random_data
+    from exactile.tools.machines import machine_of
 
     machine = machine_of("sycl")
     data = random_data(plan, seed=0)

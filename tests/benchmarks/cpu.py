@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from exactile.cli import main
+from exactile.tools.cli import main
 
 RESULTS = Path(__file__).with_name("cpu.jsonl")
 HEADS = ["--num_heads_q=8", "--num_heads_kv=2", "--head_size_vo=128", "--scheduler=auto"]

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 import exactile
-from exactile.peers import Fa3, gpu_matmul_tflops
+from exactile.tools.peers import Fa3, gpu_matmul_tflops
 
 HERE = Path(__file__).parent
 HEADS_Q, HEADS_KV = 32, 8

@@ -16,7 +16,7 @@ import time
 import torch
 
 import exactile
-from exactile.peers import Fa3
+from exactile.tools.peers import Fa3
 
 SHAPE = dict(num_heads_q=32, num_heads_kv=8, head_dim=128, dtype="bfloat16")
 

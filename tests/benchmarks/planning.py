@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import exactile
-from exactile.machines import processor_name
+from exactile.tools.machines import processor_name
 
 RESULTS = Path(__file__).with_name("planning.jsonl")
 

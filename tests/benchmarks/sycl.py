@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import exactile
-from exactile.bench import plan_fields, random_data, verify
-from exactile.machines import machine_of
+from exactile.tools.bench import plan_fields, random_data, verify
+from exactile.tools.machines import machine_of
 
 RESULTS = Path(__file__).with_name("sycl.jsonl")
 HEADS = {"num_heads_q": 8, "num_heads_kv": 2, "head_dim": 128}

@@ -15,10 +15,11 @@ from typing import Any, NoReturn, cast
 import numpy as np
 
 import exactile
-from exactile import memory, workloads
+from exactile import workloads
 from exactile._arguments import BackendName, SchedulerName
 from exactile._arrays import DTYPE_ALIASES
 from exactile.planning import Plan
+from exactile.tools import memory
 from exactile.workloads import Lengths
 
 _INT32_MAX = 2**31 - 1

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 import exactile
-from exactile.machines import Machine
-from exactile.peers import Peer
 from exactile.planning import Plan
-from exactile.reference import reference, to_bfloat16, widened
+from exactile.tools.machines import Machine
+from exactile.tools.peers import Peer
+from exactile.tools.reference import reference, to_bfloat16, widened
 from exactile.workloads import Lengths
 
 _DRAWN = 1 << 22

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from exactile import plot
-from exactile.bench import Data, Result
-from exactile.machines import Gpu, Machine, processor_name
 from exactile.planning import Plan
-from exactile.timeline import PHASES, Timeline, record, write_trace
+from exactile.tools import plot
+from exactile.tools.bench import Data, Result
+from exactile.tools.machines import Gpu, Machine, processor_name
+from exactile.tools.timeline import PHASES, Timeline, record, write_trace
 
 
 class JsonLines:

@@ -15,8 +15,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exactile.machines import Gpu
 from exactile.planning import Plan
+from exactile.tools.machines import Gpu
 
 _NUMBERS = ("q_begin", "q_end", "k_begin", "k_len", "head", "work_group", "sm", "times_written")
 RECORD = np.dtype(

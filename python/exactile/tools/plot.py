@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile.planning import Plan
-from exactile.timeline import PHASES, Slices, Timeline
+from exactile.tools.timeline import PHASES, Slices, Timeline
 
 NOT_LAUNCHED, EMPTY = "#f1f1f1", "#f7ccad"
 """Colours of cells without work; cells with work are coloured by their number of key blocks."""

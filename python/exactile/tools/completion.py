@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from exactile.options import FILES, VALUES
+from exactile.tools.options import FILES, VALUES
 
 _BASH = """\
 # source <(exactile completion bash)
