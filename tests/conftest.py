@@ -12,15 +12,9 @@ import pytest
 import exactile
 from abilities import require, summary
 from exactile.tools.reference import reference
+from exactile.tools.tolerance import compare
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-
-# What is tolerated beside twice the error that the dtype itself makes in numpy. Measured over the
-# tests' batches: 3e-6 is four times the largest fp32 error; half an ulp of 16-bit output at 1,
-# since both may round a borderline value their way.
-FLOOR = {"float32": 3e-6, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-LSE_FLOOR = {"float32": 3e-6, "float16": 2.0**-14, "bfloat16": 2.0**-11}
-
 
 STRIDED = """
 #include <exactile/scheduler.hpp>
@@ -83,16 +77,19 @@ class Batch:
         )
 
     def check(self, out, lse):
-        """Within twice the error that the dtype itself makes in numpy, plus a floor."""
-        dtype = self.q.dtype.name
-        want, want_lse = self.expected()
-        same, same_lse = self.expected(dtype)
-        assert_close(out, want, 2 * np.abs(same - want).max(initial=0) + FLOOR[dtype])
-        seen = np.isfinite(want_lse)
-        np.testing.assert_array_equal(np.asarray(lse)[~seen], want_lse[~seen])
-        largest = np.abs(want_lse[seen]).max(initial=1)
-        error = np.abs(same_lse[seen] - want_lse[seen]).max(initial=0)
-        assert_close(np.asarray(lse)[seen], want_lse[seen], 2 * error + LSE_FLOOR[dtype] * largest)
+        """Every row within the tolerance that the benchmark has, too."""
+        found = compare(
+            (np.asarray(out), np.asarray(lse)),
+            self.q,
+            self.k,
+            self.v,
+            self.cu_q,
+            self.cu_k,
+            dtype=self.q.dtype.name,
+            causal=self.causal,
+            window=self.window,
+        )
+        assert found.passed, found
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
@@ -112,13 +109,6 @@ def family(request, monkeypatch) -> str:
         require("hopper")
     monkeypatch.setenv("EXACTILE_CUDA_FAMILY", request.param)
     return request.param
-
-
-def assert_close(got, want, tolerance):
-    got = np.asarray(got).astype(np.float64)
-    assert got.shape == want.shape
-    error = np.abs(got - want).max(initial=0)  # NaN fails
-    assert error <= tolerance, f"largest error {error:.3g}, tolerated {tolerance:.3g}"
 
 
 def cumulate(lengths) -> np.ndarray:

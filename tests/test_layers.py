@@ -52,3 +52,10 @@ def test_the_library_imports_no_tool():
     library = (ROOT / "python/exactile").glob("*.py")
     named = {path.name for path in library if "exactile.tools" in path.read_text()}
     assert named == {"cli.py"}
+
+
+def test_one_ruler():
+    """GPU runs are timed by events in one place, which the benchmarks share with the command."""
+    files = [*ROOT.glob("python/**/*.py"), *(ROOT / "tests/benchmarks").glob("*.py")]
+    timing = {path.name for path in files if ".elapsed_time(" in path.read_text()}
+    assert timing == {"machines.py"}

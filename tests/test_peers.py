@@ -88,7 +88,7 @@ def test_fa3_gets_the_same_batch(
 ) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(torch.ops, "load_library", loaded.append)
-    monkeypatch.setattr(Fa3, "matmul_tflops", lambda self, dtype: 2.0)
+    monkeypatch.setattr(Fa3, "matmul_tflops", lambda self, dtype, machine: 2.0)
     fa3_calls.clear()
     plan = plan_of(**mask)
     result = bench.measure(

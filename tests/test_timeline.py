@@ -244,7 +244,7 @@ def gpu_of_sorts(monkeypatch: pytest.MonkeyPatch) -> None:
     info["backends"]["cuda"] |= {"available": True, "reason": None}
     monkeypatch.setattr(exactile, "info", lambda: info)
     monkeypatch.setattr(cli, "machine_of", lambda backend: machines.Host())
-    monkeypatch.setattr(machines.Host, "milliseconds", lambda self, run, plan_bytes: 1.0)
+    monkeypatch.setattr(machines.Host, "milliseconds", lambda self, run, working_set: [1.0])
     monkeypatch.setattr(cli, "random_data", lambda plan, seed: tiny_data())
     monkeypatch.setattr(report, "record", lambda plan, data, machine: made_up(plan))
 

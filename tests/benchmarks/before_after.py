@@ -20,12 +20,14 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+RULER = HERE.parents[1] / "python/exactile/tools/machines.py"
+"""Times the runs of both installations, whatever is in them."""
 
 
 def cpu_cases(backend: str, trace: str | None) -> list[dict[str, Any]]:
@@ -95,69 +97,51 @@ def ready(exactile: Any, case: dict[str, Any]) -> Callable[[float], float]:
         causal=case["causal"],
         backend=case["backend"],
     )
+    machine = ruler().machine_of(case["backend"])
     dims = (heads_q, plan.head_dim), (heads_kv, plan.head_dim), (heads_kv, plan.head_dim_v)
     shapes = [(sum(case["lens"]), *shape) for shape in dims]
     if case["backend"] == "cuda":
-        return gpu_slices(plan, shapes, case["dtype"])
-    if case["backend"] == "sycl":
-        return sycl_slices(plan)
-    return cpu_slices(plan, shapes, case["dtype"])
-
-
-def gpu_slices(plan: Any, shapes: list[tuple[int, ...]], dtype: str) -> Callable[[float], float]:
-    import torch
-    from cuda import event_median_ms
-
-    generator = torch.Generator(device="cuda").manual_seed(0)
-    q, k, v = (
-        torch.randn(*shape, device="cuda", dtype=getattr(torch, dtype), generator=generator)
-        for shape in shapes
-    )
-    out = q.new_empty((*q.shape[:2], v.shape[2]))
-    return lambda seconds: (
-        plan.flops / event_median_ms(lambda: plan.run(q, k, v, out=out), seconds) / 1e9
-    )
-
-
-def sycl_slices(plan: Any) -> Callable[[float], float]:
-    from exactile.tools.bench import random_data
-    from exactile.tools.machines import machine_of
-
-    machine = machine_of("sycl")
-    data = random_data(plan, seed=0)
-    inputs = [machine.put(x) for x in data]
-    out = machine.empty(inputs[0], (*data.q.shape[:2], data.v.shape[2]))
+        inputs = on_gpu(shapes, case["dtype"])
+    else:
+        inputs = [machine.put(x) for x in on_host(shapes, case["dtype"])]
+    out = machine.empty(inputs[0], (*shapes[0][:2], plan.head_dim_v))
 
     def measure(seconds: float) -> float:
-        end, best_ms = time.perf_counter() + seconds, float("inf")
-        while time.perf_counter() < end or best_ms == float("inf"):
-            ms = machine.milliseconds(lambda: plan.run(*inputs, out=out), plan.bytes)
-            best_ms = min(best_ms, ms)
-        return plan.flops / best_ms / 1e9
+        ms = machine.slice_ms(lambda: plan.run(*inputs, out=out), plan.bytes, seconds)
+        return plan.flops / ms / 1e9
 
     measure(0)
     return measure
 
 
-def cpu_slices(plan: Any, shapes: list[tuple[int, ...]], dtype: str) -> Callable[[float], float]:
-    import ml_dtypes
+def ruler() -> Any:
+    """The module RULER."""
+    spec = spec_from_file_location("ruler", RULER)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def on_gpu(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
+    import torch
+
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    return [
+        torch.randn(*shape, device="cuda", dtype=getattr(torch, dtype), generator=generator)
+        for shape in shapes
+    ]
+
+
+def on_host(shapes: list[tuple[int, ...]], dtype: str) -> list[Any]:
+    """numpy arrays; bfloat16 as uint16 storage, cut off."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
-    q, k, v = (rng.standard_normal(shape, np.float32).astype(kind) for shape in shapes)
-    out = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
-    plan.run(q, k, v, out=out)
-
-    def measure(seconds: float) -> float:
-        end, best = time.perf_counter() + seconds, float("inf")
-        while time.perf_counter() < end or best == float("inf"):
-            start = time.perf_counter()
-            plan.run(q, k, v, out=out)
-            best = min(best, time.perf_counter() - start)
-        return plan.flops / best / 1e12
-
-    return measure
+    drawn = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    if dtype == "bfloat16":
+        return [(x.view(np.uint32) >> 16).astype(np.uint16) for x in drawn]
+    return [x.astype(dtype) for x in drawn]
 
 
 # --- in the process that compares ---------------------------------------------------------------
@@ -169,7 +153,7 @@ class Installation:
     def __init__(self, site: Path) -> None:
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--worker"],
-            env=os.environ | {"PYTHONPATH": f"{site.resolve()}:{HERE}"},
+            env=os.environ | {"PYTHONPATH": str(site.resolve())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

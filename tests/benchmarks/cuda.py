@@ -9,8 +9,9 @@ PyTorch. workloads.json beside this file: name -> lens (`times` over), head_dim,
 The card runs at its power limit, so only what was measured in turns is compared: every variant has
 a slice of every round, in an order that changes, since the slice before leaves its mark (3 to 5 %),
 and the first round, when the card is still cool, does not count. A ratio is the median of those of
-the rounds; spread is (max - min) / median of the rounds. Appends a line per workload and
-mask to cuda.jsonl, and prints the table.
+the rounds; spread is (max - min) / median of the rounds. Sampled rows are compared with float64
+first, as `exactile bench` does. Appends a line per workload and mask to cuda.jsonl, and prints the
+table.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from typing import Any, NamedTuple
 import torch
 
 import exactile
+from exactile.tools.bench import Data, verify
+from exactile.tools.machines import Gpu
 from exactile.tools.peers import Fa3, gpu_matmul_tflops
 
 HERE = Path(__file__).parent
@@ -115,8 +118,10 @@ def ours(plan: exactile.Plan, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor)
     return Variant(lambda: plan.run(q, k, v, out=out), plan)
 
 
-def variants_of(work: Work, names: list[str], fa3: str | None) -> dict[str, Variant]:
-    q, k, v = data_of(work)
+def variants_of(
+    work: Work, data: list[torch.Tensor], names: list[str], fa3: str | None
+) -> dict[str, Variant]:
+    q, k, v = data
     variants = {name: ours(plan_of(work, **VARIANTS[name]), q, k, v) for name in names}
     if fa3:
         variants[FA3] = Variant(Fa3(plan_of(work), q, k, v, library=fa3), None)
@@ -137,32 +142,18 @@ def drop_what_fa3_refuses(variants: dict[str, Variant]) -> str | None:
     return None
 
 
-def check(work: Work, variants: dict[str, Variant]) -> None:
-    """All policies give the same bits; another library and another dtype nearly the same."""
-    want = variants["auto"].run().clone()
+def check(work: Work, data: list[torch.Tensor], variants: dict[str, Variant], gpu: Gpu) -> None:
+    """Sampled rows are right; all policies give the same bits, and others nearly the same."""
+    plan = variants["auto"].plan
+    want, lse = plan.run(*data, return_lse=True)
+    found = verify(plan, Data(*map(gpu.get, data)), gpu.get(want), gpu.get(lse))
+    if not found.passed:
+        raise SystemExit(f"{work.name} auto: {found}")
     for name, variant in variants.items():
         out = variant.run()
         close = torch.allclose(out.float(), want.float(), atol=2e-2, rtol=2e-2)
         if not (torch.equal(out, want) or (name in (FA3, BFLOAT16) and close)):
             raise SystemExit(f"{work.name} {name}: differs from auto")
-
-
-def event_median_ms(run: Callable[[], object], seconds: float) -> float:
-    """Median time of a launch by events, the host far enough ahead not to be seen."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    count = int(min(200, max(5, seconds * 1e3 / max(start.elapsed_time(end), 1e-3))))
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
-    torch.cuda._sleep(int(100e-6 * count * 1.8e9))
-    for start, end in events:
-        start.record()
-        run()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events)
 
 
 def spread(values: list[float]) -> float:
@@ -181,14 +172,17 @@ def ratios(tflops: dict[str, list[float]], to: str) -> dict[str, dict[str, float
     return found
 
 
-def measure(work: Work, variants: dict[str, Variant], rounds: int, seconds: float) -> dict:
+def measure(work: Work, args: argparse.Namespace, gpu: Gpu) -> dict:
+    data = data_of(work)
+    variants = variants_of(work, data, args.names, args.fa3)
     refused = drop_what_fa3_refuses(variants)
-    check(work, variants)
+    check(work, data, variants, gpu)
     names, flops = list(variants), variants["auto"].plan.flops
     tflops: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(-1, rounds):  # below 0: warming up
+    bytes_of_run = variants["auto"].plan.bytes
+    for i in range(-1, args.rounds):  # below 0: warming up
         for name in random.Random(i).sample(names, len(names)):
-            ms = event_median_ms(variants[name].run, seconds)
+            ms = gpu.slice_ms(variants[name].run, bytes_of_run, args.seconds)
             if i >= 0:
                 tflops[name].append(flops / ms / 1e9)
     auto = variants["auto"].plan
@@ -264,7 +258,7 @@ def commit_here() -> str:
 
 
 def main() -> None:
-    args, rows = parsed_arguments(), []
+    args, rows, gpu = parsed_arguments(), [], Gpu()
     works = list(works_of(args.workloads, args.works.split(",") if args.works else None))
     command = "python tests/benchmarks/cuda.py " + " ".join(sys.argv[1:])
     common = {
@@ -272,13 +266,13 @@ def main() -> None:
         "command": command.replace(args.fa3, Path(args.fa3).name) if args.fa3 else command,
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "matmul_tflops": round(gpu_matmul_tflops("bfloat16"), 1),
+        "matmul_tflops": round(gpu_matmul_tflops("bfloat16", gpu), 1),
     }
     print(
         f"{common['device']}, 8192^3 matrix product {common['matmul_tflops']} TFLOP/s", flush=True
     )
     for work in works:
-        row = measure(work, variants_of(work, args.names, args.fa3), args.rounds, args.seconds)
+        row = measure(work, args, gpu)
         rows.append(row)
         with args.out.open("a") as lines:
             lines.write(json.dumps(row | common) + "\n")

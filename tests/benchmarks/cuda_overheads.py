@@ -16,6 +16,7 @@ import time
 import torch
 
 import exactile
+from exactile.tools.machines import Gpu
 from exactile.tools.peers import Fa3
 
 SHAPE = dict(num_heads_q=32, num_heads_kv=8, head_dim=128, dtype="bfloat16")
@@ -54,7 +55,7 @@ def host_costs(fa3):
         yield {"what": "host us of FA3", "us": host_us(Fa3(plan, q, k, v, library=fa3))}
 
 
-def device_plans():
+def device_plans(gpu):
     """Events around plan() with lengths on the GPU, the host far ahead."""
     for batch, mean in ((256, 512), (8192, 512)):
         cu = exactile.workloads.lognormal(batch, mean=mean).cu_seqlens[0]
@@ -62,16 +63,15 @@ def device_plans():
         for causal in (False, True):
             options = dict(total_q=total, causal=causal, order="longest_first", pack_gqa=False)
             plans = [exactile.plan(on_gpu, **options, **SHAPE) for _ in range(4)]
+
+            def plan_once(on_gpu=on_gpu, plans=plans, options=options):
+                plans.append(exactile.plan(on_gpu, **options, **SHAPE))
+
             times = []
             for _ in range(40):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                torch.cuda._sleep(1_000_000)
-                start.record()
-                plans.append(exactile.plan(on_gpu, **options, **SHAPE))
-                end.record()
-                torch.cuda.synchronize()
+                (ms,) = gpu.milliseconds(plan_once, None, head_start=1_000_000)
                 plans.pop(0)
-                times.append(start.elapsed_time(end) * 1e3)
+                times.append(ms * 1e3)
             yield {
                 "what": "device plan, events around it",
                 "sequences": batch,
@@ -126,7 +126,7 @@ def main() -> None:
         "command": "python tests/benchmarks/cuda_overheads.py",
         "device": torch.cuda.get_device_name(),
     }
-    for part in (host_costs(args.fa3), device_plans(), first_calls()):
+    for part in (host_costs(args.fa3), device_plans(Gpu()), first_calls()):
         for row in part:
             print(json.dumps(row | common), flush=True)
 

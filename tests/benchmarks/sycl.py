@@ -73,7 +73,7 @@ def compare(lengths: list[int], dtype: str, causal: bool, iterations: int) -> di
         )
         times_ms[backend] = []
     for _, backend in itertools.product(range(iterations), plans):
-        times_ms[backend].append(runs[backend]())
+        times_ms[backend] += runs[backend]()
     for backend, times in times_ms.items():
         median_ms = statistics.median(times)
         result |= {

@@ -19,14 +19,12 @@ import exactile
 from exactile.planning import Plan
 from exactile.tools.machines import Machine
 from exactile.tools.peers import Peer
-from exactile.tools.reference import reference, to_bfloat16, widened
+from exactile.tools.reference import to_bfloat16, widened
+from exactile.tools.tolerance import Verification, compare
 from exactile.workloads import Lengths
 
 _DRAWN = 1 << 22
 """Numbers that are drawn at a time, in float32, whatever the dtype."""
-
-_HALF_ULP = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Largest relative error of rounding to a dtype."""
 
 
 class Data(NamedTuple):
@@ -35,22 +33,6 @@ class Data(NamedTuple):
     q: npt.NDArray[Any]  # (total_q, num_heads_q, head_dim)
     k: npt.NDArray[Any]  # (total_k, num_heads_kv, head_dim)
     v: npt.NDArray[Any]  # (total_k, num_heads_kv, head_dim_v)
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Sampled rows against the float64 reference."""
-
-    rows: int
-    max_error: float
-    """Largest |out - reference|."""
-    of_tolerance: float
-    """Largest error of out or lse as a fraction of its tolerance."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every error is within its tolerance; NaN is not."""
-        return self.of_tolerance <= 1
 
 
 @dataclass(frozen=True)
@@ -166,53 +148,10 @@ def verify(
     Returns
     -------
     Verification
-
-    Notes
-    -----
-    The tolerance of a row is derived: twice the error of the same computation in plain numpy, with
-    probabilities and out rounded to the dtype, plus a floor relative to the row's largest value:
-
-    - out: one half ulp of the dtype, since both may fall on either side of a rounding border, and
-      32 + 2 sqrt(keys) of float32, since sums over keys run in sequence (measured: 0.75 sqrt(keys)
-      from 1,024 to 131,072 keys);
-    - lse: 32 half ulps of float32 (measured: 13), and 1/32 of the dtype, since exp need not be more
-      precise than the probabilities (measured: 1/54 in bfloat16).
     """
+    cu_seqlens = Lengths(*plan.seqlens).cu_seqlens
     rows = sampled_rows(plan)
-    cu_seqlens_q, cu_seqlens_k = Lengths(*plan.seqlens).cu_seqlens
-    want, same_dtype = (
-        reference(
-            *data, cu_seqlens_q, cu_seqlens_k, window=plan.window, rows=rows, compute_dtype=dtype
-        )
-        for dtype in ("float64", plan.dtype)
-    )
-    tokens = [int(cu_seqlens_q[b]) + row for b, row in rows]
-    error = _row_errors((widened(out[tokens]), widened(lse[:, tokens])), want)
-    half_ulp, keys = _HALF_ULP["float32"], np.array([plan.seqlens.k[b] for b, _ in rows])
-    floor_out = half_ulp * (32 + 2 * np.sqrt(keys)) + _HALF_ULP[plan.dtype]
-    floor_lse = half_ulp * 32 + _HALF_ULP[plan.dtype] / 32
-    floor = np.stack([floor_out, np.full_like(floor_out, floor_lse)])
-    tolerance = 2 * _row_errors(same_dtype, want) + floor * _row_scales(*want)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_tolerance = np.where(error == 0, 0, error / tolerance)
-    return Verification(
-        rows=len(rows),
-        max_error=float(error[0].max(initial=0)),
-        of_tolerance=float(of_tolerance.max(initial=0)),
-    )
-
-
-def _row_errors(got: tuple[Any, Any], want: tuple[Any, Any]) -> npt.NDArray[np.float64]:
-    """Largest difference of out and of lse in each row, (2, rows); equal infinities differ by 0."""
-    with np.errstate(invalid="ignore"):
-        out, lse = (np.where(x == y, 0, np.abs(x - y)) for x, y in zip(got, want, strict=True))
-    return np.stack([out.max(axis=(1, 2), initial=0), lse.max(axis=0, initial=0)])
-
-
-def _row_scales(out: Any, lse: Any) -> npt.NDArray[np.float64]:
-    """Magnitude of out and of lse in each row, (2, rows); that of lse at least 1."""
-    lse = np.where(np.isfinite(lse), np.abs(lse), 0)
-    return np.stack([np.abs(out).max(axis=(1, 2), initial=0), lse.max(axis=0, initial=1)])
+    return compare((out, lse), *data, *cu_seqlens, dtype=plan.dtype, rows=rows, window=plan.window)
 
 
 def measure(
@@ -264,9 +203,9 @@ def measure(
     peer_times_ms: list[float] = []
     for i in range(min(0, verified - warmup), iterations):  # below 0: warming up
         progress(f"{plan.scheduler}: " + (f"run {i + 1} of {iterations}" if i >= 0 else "warm up"))
-        times_ms.append(machine.milliseconds(lambda: plan.run(*inputs, out=out), plan.bytes))
+        times_ms += machine.milliseconds(lambda: plan.run(*inputs, out=out), plan.bytes)
         if other:
-            peer_times_ms.append(machine.milliseconds(other, plan.bytes))
+            peer_times_ms += machine.milliseconds(other, plan.bytes)
     times_ms = times_ms[-iterations:]
     median_ms = statistics.median(times_ms)
     return Result(
@@ -283,14 +222,21 @@ def measure(
         tflops=plan.flops / median_ms / 1e9,
         gbps=plan.bytes / median_ms / 1e6,
         verification=verification,
-        peer=_peer_result(plan, other, machine.get(out), median_ms, peer_times_ms[-iterations:])
+        peer=_peer_result(
+            plan, other, machine, machine.get(out), median_ms, peer_times_ms[-iterations:]
+        )
         if other
         else None,
     )
 
 
 def _peer_result(
-    plan: Plan, peer: Peer, out: npt.NDArray[Any], our_ms: float, times_ms: list[float]
+    plan: Plan,
+    peer: Peer,
+    machine: Machine,
+    out: npt.NDArray[Any],
+    our_ms: float,
+    times_ms: list[float],
 ) -> PeerResult:
     theirs, median_ms = peer().float().cpu().numpy(), statistics.median(times_ms)
     return PeerResult(
@@ -302,6 +248,6 @@ def _peer_result(
         spread=(max(times_ms) - min(times_ms)) / median_ms,
         tflops=plan.flops / median_ms / 1e9,
         ratio=median_ms / our_ms,
-        matmul_tflops=peer.matmul_tflops(plan.dtype),
+        matmul_tflops=peer.matmul_tflops(plan.dtype, machine),
         max_difference=float(np.abs(widened(out) - theirs).max(initial=0)),
     )

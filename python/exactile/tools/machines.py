@@ -1,9 +1,14 @@
-"""Where the benchmark runs: how data gets there and back, and how a run is timed."""
+"""Where a benchmark runs: how data gets there and back, and the one way to time a run there.
+
+``benchmarks/before_after.py`` loads this file into two installations, one of them older: what it
+takes from `exactile` it imports where it is used.
+"""
 
 from __future__ import annotations
 
 import platform
 import re
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,14 +18,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exactile import _sycl
-from exactile._arrays import aligned_empty
-
 COLD_BYTES = 256 << 20
 """Written before a run whose working set a GPU's second-level cache could hold."""
 
+_HEAD_START = 200_000
+"""Cycles that the GPU sleeps for each run that is timed, while the host issues it."""
 
-class Host:
+
+class _HostClock:
+    """Times a run, until all of it is done, by the host's clock."""
+
+    def wait(self) -> None:
+        """Until all that was asked for is done."""
+
+    def milliseconds(
+        self, run: Callable[[], Any], working_set: int | None, count: int = 1
+    ) -> list[float]:
+        """Times of `count` runs, one after the other; caches are as the runs leave them."""
+        times_ms = []
+        for _ in range(count):
+            self.wait()
+            start_ns = time.perf_counter_ns()
+            run()
+            self.wait()
+            times_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+        return times_ms
+
+    def slice_ms(self, run: Callable[[], Any], working_set: int | None, seconds: float) -> float:
+        """Shortest time in a slice of time: what else runs on a host only adds to it."""
+        end, best_ms = time.perf_counter() + seconds, float("inf")
+        while time.perf_counter() < end or best_ms == float("inf"):
+            best_ms = min(best_ms, *self.milliseconds(run, working_set))
+        return best_ms
+
+
+class Host(_HostClock):
     """The CPU: numpy arrays as they are, a host clock."""
 
     def put(self, x: npt.NDArray[Any]) -> Any:
@@ -33,13 +65,9 @@ class Host:
 
     def empty(self, like: Any, shape: tuple[int, ...]) -> Any:
         """Uninitialised output."""
-        return aligned_empty(shape, like.dtype)
+        from exactile._arrays import aligned_empty
 
-    def milliseconds(self, run: Callable[[], Any], plan_bytes: int) -> float:
-        """Time of one call."""
-        start_ns = time.perf_counter_ns()
-        run()
-        return (time.perf_counter_ns() - start_ns) / 1e6
+        return aligned_empty(shape, like.dtype)
 
     def available_bytes(self) -> int | None:
         """Memory of the device that can be had; None: the host's own."""
@@ -86,18 +114,44 @@ class Gpu:
         """Uninitialised output."""
         return self.torch.empty(shape, dtype=like.dtype, device=like.device)
 
-    def milliseconds(self, run: Callable[[], Any], plan_bytes: int) -> float:
-        """Time between two events around one call; caches cold where the data would fit in them."""
+    def milliseconds(
+        self,
+        run: Callable[[], Any],
+        working_set: int | None,
+        count: int = 1,
+        head_start: int = _HEAD_START,
+    ) -> list[float]:
+        """Times between two events around each of `count` runs, which follow one another at once.
+
+        Parameters
+        ----------
+        run : callable
+            Issues one run on the current stream.
+        working_set : int or None
+            Bytes that it touches: where they would fit into the second-level cache, that is cold
+            before each run. None: it stays as the run before leaves it.
+        count : int
+            Runs, at least 1.
+        head_start : int
+            Cycles for each run by which the host is ahead of the GPU.
+        """
         cuda = self.torch.cuda
-        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
-        if plan_bytes < 2 * self.l2_bytes:
-            self.cold.zero_()
-        cuda._sleep(200_000)  # cycles, while the host issues what follows
-        start.record()
-        run()
-        end.record()
+        events = [[cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
+        cuda._sleep(head_start * count)
+        for start, end in events:
+            if working_set is not None and working_set < 2 * self.l2_bytes:
+                self.cold.zero_()
+            start.record()
+            run()
+            end.record()
         cuda.synchronize()
-        return float(start.elapsed_time(end))
+        return [float(start.elapsed_time(end)) for start, end in events]
+
+    def slice_ms(self, run: Callable[[], Any], working_set: int | None, seconds: float) -> float:
+        """Median time of the runs, 5 to 200, that fill a slice of time."""
+        (first_ms,) = self.milliseconds(run, working_set)
+        count = int(min(200, max(5, seconds * 1e3 / max(first_ms, 1e-3))))
+        return statistics.median(self.milliseconds(run, working_set, count))
 
     def available_bytes(self) -> int | None:
         """Memory of the device that can be had."""
@@ -115,7 +169,7 @@ class Gpu:
         return found | {"driver": driver, "clock": clock}
 
 
-class Sycl:
+class Sycl(_HostClock):
     """The default SYCL device through dpnp: arrays in USM, a host clock around a run and a wait.
 
     Raises
@@ -125,6 +179,9 @@ class Sycl:
     """
 
     def __init__(self) -> None:
+        from exactile import _sycl
+
+        self.sycl: Any = _sycl
         self.queue: Any = _sycl.default_queue()
         try:
             import dpnp
@@ -144,22 +201,18 @@ class Sycl:
         """Uninitialised output."""
         return self.dpnp.empty(shape, dtype=like.dtype, sycl_queue=self.queue)
 
-    def milliseconds(self, run: Callable[[], Any], plan_bytes: int) -> float:
-        """Time of one call until the queue is empty."""
+    def wait(self) -> None:
+        """Until the queue is empty."""
         self.queue.wait()
-        start_ns = time.perf_counter_ns()
-        run()
-        self.queue.wait()
-        return (time.perf_counter_ns() - start_ns) / 1e6
 
     def available_bytes(self) -> int | None:
         """Memory of the device, used or not; None: the host's own."""
-        info = _sycl.device_info(self.queue)
+        info = self.sycl.device_info(self.queue)
         return None if info["is_cpu"] else int(info["memory_bytes"])
 
     def describe(self) -> dict[str, str]:
         """Name and driver of the device."""
-        info = _sycl.device_info(self.queue)
+        info = self.sycl.device_info(self.queue)
         return {"name": info["name"], "driver": info["driver"]}
 
 

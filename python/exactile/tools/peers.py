@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile.planning import Plan
+from exactile.tools.machines import Machine
 from exactile.workloads import Lengths
 
 MATMUL_SIZE, GPU_MATMUL_SIZE = 2048, 8192
@@ -27,7 +25,7 @@ class Peer(Protocol):
     def __call__(self) -> Any:
         """Run the batch: out as a torch tensor, (total_q, num_heads_q, head_dim_v)."""
 
-    def matmul_tflops(self, dtype: str) -> float:
+    def matmul_tflops(self, dtype: str, machine: Machine) -> float:
         """Rate of torch's matrix product in this process, TFLOP/s."""
 
 
@@ -89,10 +87,11 @@ class TorchSdpa:
         ]
         return self.torch.cat(outs)
 
-    def matmul_tflops(self, dtype: str, repetitions: int = 5) -> float:
+    def matmul_tflops(self, dtype: str, machine: Machine) -> float:
         """Best rate of torch's matrix product of 2048 x 2048 x 2048 in this process, TFLOP/s."""
         x = self.torch.randn(MATMUL_SIZE, MATMUL_SIZE).to(getattr(self.torch, dtype))
-        return 2 * MATMUL_SIZE**3 / min(_seconds(lambda: x @ x, repetitions)) / 1e12
+        times_ms = machine.milliseconds(lambda: x @ x, None, count=6)
+        return 2 * MATMUL_SIZE**3 / min(times_ms[1:]) / 1e9
 
 
 class Fa3:
@@ -144,34 +143,18 @@ class Fa3:
         self.operator(*self.arguments)
         return self.out
 
-    def matmul_tflops(self, dtype: str) -> float:
+    def matmul_tflops(self, dtype: str, machine: Machine) -> float:
         """Sustained rate of torch's matrix product of 8192 x 8192 x 8192, TFLOP/s."""
-        return gpu_matmul_tflops(dtype)
+        return gpu_matmul_tflops(dtype, machine)
 
 
-def gpu_matmul_tflops(dtype: str, repetitions: int = 300) -> float:
+def gpu_matmul_tflops(dtype: str, machine: Machine, repetitions: int = 300) -> float:
     """Rate of torch's matrix product of 8192 x 8192 x 8192 on the GPU, TFLOP/s.
 
     The median of half a second of them on an H200: a card that is still cool is faster.
     """
     import torch
 
-    cuda: Any = torch.cuda
     x: Any = torch.randn(GPU_MATMUL_SIZE, GPU_MATMUL_SIZE, device="cuda").to(getattr(torch, dtype))
-    events = [cuda.Event(enable_timing=True) for _ in range(repetitions + 1)]
-    for event in events:
-        x @ x
-        event.record()
-    cuda.synchronize()
-    ms: list[float] = [a.elapsed_time(b) for a, b in itertools.pairwise(events)]
-    return 2 * GPU_MATMUL_SIZE**3 / statistics.median(ms) / 1e9
-
-
-def _seconds(run: Callable[[], Any], repetitions: int) -> list[float]:
-    run()
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    times_ms = machine.milliseconds(lambda: x @ x, None, repetitions)
+    return 2 * GPU_MATMUL_SIZE**3 / statistics.median(times_ms) / 1e9
