@@ -47,7 +47,7 @@ def test_cpp17_gets_a_plain_sentence_first(tmp_path, compiler):
 @pytest.mark.parametrize("compiler", OLDEST)
 def test_a_project_of_its_own(tmp_path, compiler):
     configure(
-        TESTS / "consumer",
+        TESTS.parent / "examples/grouped_gemm",
         tmp_path,
         f"-Dexactile_DIR={exactile.cmake_dir()}",
         f"-DCMAKE_CXX_COMPILER={found(compiler)}",

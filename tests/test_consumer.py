@@ -10,7 +10,7 @@ import pytest
 import exactile
 from test_cpp import configure, run
 
-SOURCE = Path(__file__).parent / "consumer"
+SOURCE = Path(__file__).parents[1] / "examples/grouped_gemm"
 GROUP_ROWS = [5, 0, 37, 1, 8, 0, 3]  # main.cpp
 BLOCK_M, COLUMN_TILES, WORKERS = 4, 3, 4
 TILES = sum(-(-rows // BLOCK_M) for rows in GROUP_ROWS) * COLUMN_TILES

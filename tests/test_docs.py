@@ -127,6 +127,20 @@ def test_the_first_ten_minutes(tmp_path):
             )
 
 
+# --- examples -------------------------------------------------------------------------------------
+
+
+def test_the_examples_are_what_the_pages_show():
+    """A block that begins with a comment of a file's name; so the tests above run the examples."""
+    shown = {}
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        for block in blocks(page):
+            if name := re.match(r"(?:#|//) (\w+\.(?:py|cpp))\n", block.text):
+                shown[name[1]] = block.text
+    there = {path.name: path.read_text() for path in (ROOT / "examples").glob("*.[pc]*")}
+    assert shown == there
+
+
 # --- figures --------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,9 @@ def test_cmake_installs_a_clone(tmp_path):
     run("cmake", "--install", build, "--prefix", prefix)
     headers = {file.relative_to(ROOT) for file in (ROOT / "include").rglob("*.hpp")}
     assert headers <= {file.relative_to(prefix) for file in prefix.rglob("*.hpp")}
-    configure(ROOT / "tests" / "consumer", tmp_path / "consumer", f"-DCMAKE_PREFIX_PATH={prefix}")
+    configure(
+        ROOT / "examples/grouped_gemm", tmp_path / "consumer", f"-DCMAKE_PREFIX_PATH={prefix}"
+    )
     cache = (tmp_path / "consumer" / "CMakeCache.txt").read_text()
     assert f"exactile_DIR:PATH={prefix}" in cache
     run("cmake", "--build", tmp_path / "consumer", "--target", "grouped_gemm")

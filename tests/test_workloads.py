@@ -186,7 +186,7 @@ def test_what_is_no_integer(call: Callable[[], Any], message: str) -> None:
 
 def test_what_the_gpu_benchmark_measures() -> None:
     """Workloads that a kernel is there for; W8 is the batch of the golden counts."""
-    path = Path(__file__).parent / "benchmarks" / "workloads.json"
+    path = Path(__file__).parents[1] / "benchmarks" / "workloads.json"
     works = json.loads(path.read_text())
     assert [name for name in works if name[0] == "W"] == [f"W{i}" for i in range(1, 11)]
     assert works["W8"]["lens"] == ZIPF

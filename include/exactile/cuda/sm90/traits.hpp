@@ -15,7 +15,7 @@ inline constexpr int kMaxShared = 232448;
 /// the second-level cache than two, which counts on a card at its power limit, and take turns
 /// better. Limits: shared memory (232,448 bytes for Q and kStages times K and V), and 160 registers
 /// (240 with two consumers) for kBlockN / 2 scores, twice kBlockN / 4 probabilities and
-/// kHeadDimV / 2 sums. What was tried: tests/benchmarks/hopper.md.
+/// kHeadDimV / 2 sums. What was tried: benchmarks/hopper.md.
 template <int kHeadDim, int kHeadDimV, MaskKind kMask>
 struct TileShape;
 

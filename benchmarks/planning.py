@@ -1,6 +1,6 @@
 """Microseconds that the planner takes in C++, longest first; appends to planning.jsonl.
 
-python tests/benchmarks/planning.py
+python benchmarks/planning.py
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
             records = plan.num_records
             row = dict(
                 commit=commit,
-                command="python tests/benchmarks/planning.py",
+                command="python benchmarks/planning.py",
                 device=processor_name(),
                 sequences=batch,
                 tokens=int(lengths[-1]),

@@ -1,6 +1,6 @@
 """Two installations of exactile in turns: is a change slower than what was there before?
 
-    python tests/benchmarks/before_after.py --before=SITE --after=SITE [--backend=cpu|cuda|sycl]
+    python benchmarks/before_after.py --before=SITE --after=SITE [--backend=cpu|cuda|sycl]
 
 SITE: a folder that holds an installed `exactile` (pip install --target=SITE .). Each installation
 lives in a process of its own; the two take turns, slice by slice, in an order that changes, so both
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RULER = HERE.parents[1] / "python/exactile/tools/machines.py"
+RULER = HERE.parent / "python/exactile/tools/machines.py"
 """Times the runs of both installations, whatever is in them."""
 
 

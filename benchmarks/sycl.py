@@ -1,6 +1,6 @@
 """The sycl backend on the default SYCL device beside our own CPU backend; appends to sycl.jsonl.
 
-    python tests/benchmarks/sycl.py [ITERATIONS]
+    python benchmarks/sycl.py [ITERATIONS]
 
 Both are verified, then timed in turns on the same data in one process. Then one kernel is compiled
 into an empty cache, and reloaded from it by another process. Nothing else should run meanwhile.
@@ -103,7 +103,7 @@ def main(iterations: int = 7) -> int:
     ).stdout.strip()
     about = {
         "commit": commit,
-        "command": f"python tests/benchmarks/sycl.py {iterations}",
+        "command": f"python benchmarks/sycl.py {iterations}",
         "numpy": np.__version__,
     }
     with RESULTS.open("a") as lines:

@@ -1,6 +1,6 @@
 """Instructions of the XMX kernel's main loop beside the ideal; appends to xmx_isa.jsonl.
 
-python tests/benchmarks/xmx_isa.py [--device=pvc] [--ocloc=ocloc] [--iga64=iga64] [--compiler=NAME]
+python benchmarks/xmx_isa.py [--device=pvc] [--ocloc=ocloc] [--iga64=iga64] [--compiler=NAME]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from exactile import _core
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from xmx_isa import Code, Tools, assembly, expected, mix, scratch_accesses, spirv
 
 RESULTS = Path(__file__).with_name("xmx_isa.jsonl")
@@ -47,7 +47,7 @@ def main() -> None:
         loop = code.main_loop()
         row = dict(
             commit=commit,
-            command="python tests/benchmarks/xmx_isa.py --device="
+            command="python benchmarks/xmx_isa.py --device="
             + options.device
             + (" --ocloc=... --iga64=..." if tools != Tools() else ""),
             device=options.device,

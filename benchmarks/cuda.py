@@ -1,6 +1,6 @@
 """Ours on a GPU and FlashAttention-3 in turns, workload by workload: the table of the README.
 
-    python tests/benchmarks/cuda.py --fa3=LIBRARY
+    python benchmarks/cuda.py --fa3=LIBRARY
 
 LIBRARY: FlashAttention-3's operators as vllm 0.20 builds them (_vllm_fa3_C*.so), for the installed
 PyTorch. workloads.json beside this file: name -> lens (`times` over), head_dim, head_dim_v, dtype
@@ -260,7 +260,7 @@ def commit_here() -> str:
 def main() -> None:
     args, rows, gpu = parsed_arguments(), [], Gpu()
     works = list(works_of(args.workloads, args.works.split(",") if args.works else None))
-    command = "python tests/benchmarks/cuda.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/cuda.py " + " ".join(sys.argv[1:])
     common = {
         "commit": args.commit or commit_here(),
         "command": command.replace(args.fa3, Path(args.fa3).name) if args.fa3 else command,

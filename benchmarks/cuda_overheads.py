@@ -1,6 +1,6 @@
 """What a GPU run costs besides the kernel: host time, device plans, first calls. Prints JSON lines.
 
-python tests/benchmarks/cuda_overheads.py [--fa3=LIBRARY] [--commit=ID]
+python benchmarks/cuda_overheads.py [--fa3=LIBRARY] [--commit=ID]
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main() -> None:
     args = parser.parse_args()
     common = {
         "commit": args.commit,
-        "command": "python tests/benchmarks/cuda_overheads.py",
+        "command": "python benchmarks/cuda_overheads.py",
         "device": torch.cuda.get_device_name(),
     }
     for part in (host_costs(args.fa3), device_plans(Gpu()), first_calls()):

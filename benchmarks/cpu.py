@@ -1,6 +1,6 @@
 """Our CPU kernels beside PyTorch's, case by case in one process; appends to cpu.jsonl.
 
-    python tests/benchmarks/cpu.py TRACE.csv [--iterations=7] [other options of `exactile bench`]
+    python benchmarks/cpu.py TRACE.csv [--iterations=7] [other options of `exactile bench`]
 
 TRACE.csv holds prompt lengths in a column `context_tokens` (Azure LLM inference traces 2023,
 azure_conv_2023.csv); its first 12 are the first workload. Nothing else should run meanwhile.
