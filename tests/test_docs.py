@@ -179,16 +179,17 @@ VARIABLE = r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|HOME"
 def read_by_the_code() -> set[str]:
     """Names of the variables that sources, build files and pyproject.toml read."""
     found: set[str] = set()
-    for path in sorted(ROOT.glob("src/**/*")) + sorted(ROOT.glob("python/**/*.py")):
+    for path in sorted([*ROOT.glob("src/**/*"), *ROOT.glob("python/**/*")]):
         if path.suffix not in (".cpp", ".hpp", ".py"):
             continue
         text = path.read_text()
         quoted = set(re.findall(rf'"({VARIABLE})"(?!:)', text))
         reads = re.search(r"getenv\(|os\.environ|\benviron\b", text)
         found |= quoted if reads else {name for name in quoted if name.startswith("EXACTILE_")}
-    for path in [ROOT / "pyproject.toml", *ROOT.glob("src/**/pyproject.toml")]:
+    for path in [ROOT / "pyproject.toml", *ROOT.glob("python/**/pyproject.toml")]:
         found |= set(re.findall(rf"if\.env\.({VARIABLE})", path.read_text()))
-    for path in [ROOT / "CMakeLists.txt", *ROOT.glob("src/**/CMakeLists.txt")]:
+    builds = [ROOT / "CMakeLists.txt", *ROOT.glob("src/**/CMakeLists.txt")]
+    for path in [*builds, *ROOT.glob("python/**/CMakeLists.txt")]:
         found |= set(re.findall(rf"\$ENV\{{({VARIABLE})\}}", path.read_text()))
     return found
 

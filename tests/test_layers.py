@@ -17,11 +17,7 @@ LAYERS = [
 ]
 """From the lowest; each knows those before it."""
 
-SOURCES = sorted(
-    path
-    for path in (ROOT / "src").rglob("*.[ch]pp")
-    if path.relative_to(ROOT / "src").parts[:2] != ("sycl", "runtime")
-)
+SOURCES = sorted((ROOT / "src").rglob("*.[ch]pp"))
 
 
 def layer_of(folder):

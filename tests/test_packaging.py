@@ -13,14 +13,12 @@ import exactile
 from abilities import needs, require
 from test_cpp import ROOT, configure, run
 
-RUNTIME = ROOT / "src" / "sycl" / "runtime"
-
 
 def test_one_version():
     """In both distributions, the pins between them, CMake and what is cited."""
     places = {
         "pyproject.toml": r'^version = "(.+)"',
-        "src/sycl/runtime/pyproject.toml": r'^version = "(.+)"',
+        "python/exactile-sycl/pyproject.toml": r'^version = "(.+)"',
         "CMakeLists.txt": r"^project\(exactile VERSION (\S+)",
         "CITATION.cff": r"^version: (.+)$",
     }

@@ -1,4 +1,4 @@
-// src/sycl/runtime/build_spirv.cpp - build step: compiles the kernels that the wheel ships.
+// python/exactile-sycl/build_spirv.cpp - build step: compiles the kernels that the wheel ships.
 //
 //   build_spirv INCLUDE_DIR OUT_DIR JOBS
 //

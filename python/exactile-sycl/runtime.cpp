@@ -1,4 +1,4 @@
-// src/sycl/runtime/runtime.cpp - compile, load, allocate, launch.
+// python/exactile-sycl/runtime.cpp - compile, load, allocate, launch.
 #include "runtime.hpp"
 
 #include <pthread.h>

@@ -1,5 +1,5 @@
-// src/sycl/runtime/runtime.hpp - all that exactile asks of the SYCL runtime. The only code that is
-// compiled against its headers; knows nothing of attention and nothing of Python.
+// python/exactile-sycl/runtime.hpp - all that exactile asks of the SYCL runtime. The only code that
+// is compiled against its headers; knows nothing of attention and nothing of Python.
 #pragma once
 
 #include <cstdint>

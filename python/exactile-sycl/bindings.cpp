@@ -1,4 +1,4 @@
-// src/sycl/runtime/bindings.cpp - the module _sycl: the runtime for Python. Queues come as the
+// python/exactile-sycl/bindings.cpp - the module _sycl: the runtime for Python. Queues come as the
 // addresses that dpctl gives; who calls keeps them alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
