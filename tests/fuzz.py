@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import exactile
-from conftest import DTYPES, cumulate
+from cases import DTYPES, cumulate
 from exactile import _core
 from exactile._arrays import storage
 from exactile.tools.tolerance import judge
