@@ -103,3 +103,8 @@ def test_kernels_are_not_left_out_in_silence(tmp_path):
         "expected NVRTC, found none: pip install nvidia-cuda-nvrtc, or set EXACTILE_CUBINS=0"
         in done.stderr
     )
+
+
+def test_both_distributions_have_the_licence():
+    licence = (ROOT / "LICENSE").read_text()
+    assert (ROOT / "python/exactile-sycl/LICENSE").read_text() == licence
