@@ -135,7 +135,7 @@ ABILITIES = {
     ),
     "sycl": Ability(
         "SYCL device",
-        "pip install '.[sycl-cpu]' ./src/sycl/runtime; `exactile info` says more",
+        "pip install '.[sycl-cpu]' ./python/exactile-sycl; `exactile info` says more",
         lambda: backends()["sycl"]["available"] and has_module("dpnp"),
     ),
     "spirv": Ability(

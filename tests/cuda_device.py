@@ -6,7 +6,7 @@ import numpy as np
 
 import exactile
 from abilities import module, needs
-from conftest import DTYPES
+from cases import DTYPES
 from exactile import _core
 
 INFO = exactile.info()["backends"]["cuda"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import exactile
-from conftest import DTYPES, cumulate
+from cases import DTYPES, cumulate
 from exactile import _core
 
 LENGTHS = [0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]

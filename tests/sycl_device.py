@@ -11,7 +11,7 @@ import numpy as np
 
 import exactile
 from abilities import module, needs
-from conftest import Batch
+from cases import Batch
 from exactile import _core, _sycl
 
 dpnp = module("dpnp")
@@ -62,3 +62,19 @@ def compile_ahead(plans: list[exactile.Plan]) -> None:
     programs = {_core.sycl_kernel(plan._core)[-2:] for plan in plans}
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda program: _sycl.find_spirv(queue, *program), programs))
+
+
+def plan_of(batch, **options):
+    return exactile.plan(
+        batch.cu_q,
+        batch.cu_k,
+        num_heads_q=batch.q.shape[1],
+        num_heads_kv=batch.k.shape[1],
+        head_dim=batch.q.shape[2],
+        head_dim_v=batch.v.shape[2],
+        dtype=batch.q.dtype.name,
+        causal=batch.causal,
+        window=batch.window,
+        backend="sycl",
+        **options,
+    )

@@ -25,7 +25,7 @@ _DLPACK_CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
 _SUB_GROUP = 16
 _INSTALL = (
     "pip install 'exactile[sycl]' brings it for Intel GPUs, 'exactile[sycl-cpu]' adds a SYCL "
-    "CPU device (from a clone: '.[sycl]' ./src/sycl/runtime)"
+    "CPU device (from a clone: '.[sycl]' ./python/exactile-sycl)"
 )
 
 # What `import exactile` does for this backend: it makes the CPU device known, and loads nothing.

@@ -63,9 +63,9 @@ Nvrtc::Nvrtc(const std::vector<fs::path>& roots) {
     if (open(soname, 0, tried)) return;
   }
   throw std::runtime_error(
-      "exactile: this kernel is not in the wheel or the cache, and compiling it needs NVRTC 12.0 "
-      "or newer, which was not found: pip install 'exactile[jit]' (the package nvidia-cuda-nvrtc), "
-      "or set CUDA_HOME; tried " +
+      "exactile: CUDA kernels that are not in the wheel or the cache need NVRTC 12.0 or newer, "
+      "which was not found: pip install 'exactile[jit]' (the package nvidia-cuda-nvrtc), or set "
+      "CUDA_HOME; tried " +
       tried);
 }
 
