@@ -80,13 +80,9 @@ Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr cou
 DevicePlans& memory_of(const Plan& plan) { return static_cast<DevicePlans&>(*plan.memory); }
 
 KernelSpec spec_of(const Plan& plan, Family family, Probe probe) {
-  return {.family = family,
-          .dtype = plan.dtype,
-          .head_dim = plan.head_dim,
-          .head_dim_v = plan.head_dim_v,
+  return {.instance = instance_spec(plan),
+          .family = family,
           .mask = mask_kind(plan.mask, plan.packed_len > 0),
-          .scheduler = plan.scheduler,
-          .user = plan.user_scheduler.get(),
           .probe = probe};
 }
 

@@ -179,7 +179,7 @@ const std::vector<Header>& headers(Language language) {
 }
 
 std::string cache_key(const Program& program) {
-  static const auto& cuda = *new const std::string(common_digest(Language::kCuda, kFlags));
+  static const auto& cuda = *new const std::string(common_digest(Language::kCuda, kCudaFlags));
   static const auto& sycl = *new const std::string(common_digest(Language::kSycl, kSyclFlags));
   return sha256((program.language == Language::kCuda ? cuda : sycl) + part(program.source) +
                 part(program.name_expression) + part(program.architecture));

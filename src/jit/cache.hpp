@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "jit/nvrtc.hpp"
+#include "jit/program.hpp"
 
 namespace exactile::jit {
 
@@ -36,9 +37,6 @@ struct Found {
 /// Once, before anything else.
 void configure(Paths paths);
 const Paths& paths();
-
-/// Part of every compilation by the SYCL runtime's compiler, and of the cache key.
-inline constexpr const char* kSyclFlags[] = {"-std=c++20", "-O3"};
 
 /// Headers that device code may include, by name; read once.
 const std::vector<Header>& headers(Language language = Language::kCuda);

@@ -115,7 +115,7 @@ Compiled Nvrtc::compile(const Program& program, const std::vector<Header>& heade
     texts.push_back(header.text.c_str());
   }
   const std::string architecture = "-arch=" + program.architecture;
-  std::vector<const char*> flags(std::begin(kFlags), std::end(kFlags));
+  std::vector<const char*> flags(std::begin(kCudaFlags), std::end(kCudaFlags));
   flags.push_back(architecture.c_str());
 
   struct Owner {

@@ -41,12 +41,13 @@ nb::tuple kernel_program(const std::string& family, const std::string& dtype, in
                          int head_dim_v, bool border, const std::string& scheduler,
                          const std::string& probe) {
   const jit::Program program =
-      make_program({.family = from_name<Family>(family, kFamilyNames, "family"),
-                    .dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
-                    .head_dim = head_dim,
-                    .head_dim_v = head_dim_v,
+      make_program({.instance = {.dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
+                                 .head_dim = head_dim,
+                                 .head_dim_v = head_dim_v,
+                                 .policy = {.scheduler = from_name<SchedulerKind>(
+                                                scheduler, kSchedulerNames, "scheduler")}},
+                    .family = from_name<Family>(family, kFamilyNames, "family"),
                     .mask = border ? MaskKind::kBorder : MaskKind::kFull,
-                    .scheduler = from_name<SchedulerKind>(scheduler, kSchedulerNames, "scheduler"),
                     .probe = from_name<Probe>(probe, kProbeNames, "probe")},
                    "");
   return nb::make_tuple(program.source, program.name_expression);
