@@ -66,8 +66,8 @@ class CudaBackend final : public BackendInterface {
     return expected_memory("CUDA memory for the cuda backend", device);
   }
 
-  std::string refuse(const Plan& /*plan*/, const PrefillArgs& args) const override {
-    return refusal(args);
+  std::string refuse(const Plan& plan, const PrefillArgs& args) const override {
+    return refusal(plan, args);
   }
 
   void launch(const Plan& plan, const PrefillArgs& args) const override {

@@ -206,6 +206,15 @@ Event Device::make_event() {
   return event;
 }
 
+LaunchStream::LaunchStream(Stream stream) : handle(stream) {
+  const Driver& driver = Driver::get();
+  int status = kCaptureStatusNone;
+  EXACTILE_DRIVER_CALL(driver, cuStreamIsCapturing, stream, &status);
+  capturing = status != kCaptureStatusNone;
+  // A capturing stream gives no id; in a capture, the handle stays what it is.
+  if (!capturing) EXACTILE_DRIVER_CALL(driver, cuStreamGetId, stream, &id);
+}
+
 ContextScope::ContextScope(Device& device) {
   device.open();
   const Driver& driver = Driver::get();

@@ -26,6 +26,15 @@ struct LoadedKernel {
   Shape shape;
 };
 
+/// A stream as a launch finds it.
+struct LaunchStream {
+  explicit LaunchStream(Stream handle);
+
+  Stream handle;
+  bool capturing;             ///< into a graph
+  unsigned long long id = 0;  ///< unlike handles, not used again; 0 while capturing
+};
+
 /// One GPU: its primary context, and what is kept for it until the process ends. Thread-safe.
 class Device {
  public:

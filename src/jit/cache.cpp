@@ -259,12 +259,14 @@ Found keep(const Program& program, const fs::path& wheel, Binary compiled) {
 }
 
 Found find(const Program& program, Search search) {
+  const fs::path wheel = search == Search::kAnywhere ? g_paths.cubin_dir : fs::path();
+  const auto known = [&] {
+    return search == Search::kCompiler ? std::nullopt : look_up(program, wheel);
+  };
+  if (auto found = known()) return *found;
   static std::mutex mutex;  // one compilation at a time
   const std::scoped_lock lock(mutex);
-  const fs::path wheel = search == Search::kAnywhere ? g_paths.cubin_dir : fs::path();
-  if (search != Search::kCompiler) {
-    if (auto found = look_up(program, wheel)) return *found;
-  }
+  if (auto found = known()) return *found;  // from who was here before
   return keep(program, wheel, nvrtc().compile(program, headers()).cubin);
 }
 
