@@ -42,6 +42,8 @@ class Nvrtc {
   int (*compile_)(Handle*, int, Strings);
   int (*log_size_)(Handle*, std::size_t*);
   int (*log_)(Handle*, char*);
+  int (*ptx_size_)(Handle*, std::size_t*);
+  int (*ptx_)(Handle*, char*);
   int (*cubin_size_)(Handle*, std::size_t*);
   int (*cubin_)(Handle*, char*);
 };

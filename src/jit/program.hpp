@@ -2,6 +2,7 @@
 // compilers, the backends and the builders.
 #pragma once
 
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,18 @@ struct Program {
   std::vector<std::string> flags = {};  ///< besides those of all programs of the language
   Language language = Language::kCuda;
 };
+
+/// Of its compilation, but for the architecture.
+inline std::vector<std::string> all_flags(const Program& program) {
+  std::vector<std::string> all;
+  if (program.language == Language::kCuda) {
+    all.assign(std::begin(kCudaFlags), std::end(kCudaFlags));
+  } else {
+    all.assign(std::begin(kSyclFlags), std::end(kSyclFlags));
+  }
+  all.insert(all.end(), program.flags.begin(), program.flags.end());
+  return all;
+}
 
 /// A compiled kernel: a cubin or SPIR-V.
 struct Binary {

@@ -65,7 +65,7 @@ nb::tuple find_cubin(const std::string& source, const std::string& name_expressi
   }
   jit::warn_of_cache();
   const std::string& image = found.binary->image;
-  return nb::make_tuple(name_of(found.origin, jit::kOriginNames), jit::cache_key(program),
+  return nb::make_tuple(name_of(found.origin, jit::kOriginNames), found.key,
                         found.binary->lowered_name, nb::bytes(image.data(), image.size()));
 }
 
