@@ -20,7 +20,6 @@ from exactile import _core
 from exactile._device import backend_of
 from exactile._paths import include_dir
 
-_ONEAPI = 14  # DLPack
 _DLPACK_CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
 _SUB_GROUP = 16
 _INSTALL = (
@@ -130,7 +129,7 @@ def queue_of(x: Any, stream: Any) -> Any:
     except Exception:  # no array: refused when its arguments are checked
         return default_queue()
     devices = dpctl.get_devices()
-    if device_type != _ONEAPI or ordinal >= len(devices):
+    if device_type != _core.DEVICE_ONEAPI or ordinal >= len(devices):
         return default_queue()
     if ordinal not in _queues:
         _queues[ordinal] = dpctl.SyclQueue(devices[ordinal], property="in_order")
