@@ -1,4 +1,4 @@
-"""EXACTILE_JIT_DUMP and EXACTILE_JIT_LINEINFO. Needs NVRTC, no GPU."""
+"""EXACTILE_JIT_DUMP and EXACTILE_JIT_LINEINFO. Needs NVRTC for CUDA kernels, and no GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from abilities import needs
 from exactile import _core
 
-pytestmark = needs("nvrtc")
+needs_nvrtc = needs("nvrtc")
 
 KERNEL = _core.kernel_program("sm80", "float16", 64, 64, False, "Individual", probe="Timeline")
 NAME = "cuda_sm80_prefill_kernel"
@@ -53,6 +53,7 @@ def disassembler(tmp_path, body):
     return f"{folder}:{os.environ['PATH']}"
 
 
+@needs_nvrtc
 def test_source_ptx_cubin_and_sass(tmp_path):
     path = disassembler(tmp_path, 'echo "disassembled $*"')
     origin, key, image, warnings = find(tmp_path, PATH=path)
@@ -76,6 +77,7 @@ def test_source_ptx_cubin_and_sass(tmp_path):
     assert files[".sass"].read_text() == f"disassembled -c {files['.cubin']}\n"
 
 
+@needs_nvrtc
 def test_only_what_is_compiled(tmp_path):
     find(tmp_path, EXACTILE_JIT_DUMP="")
     assert not (tmp_path / "dump").exists()
@@ -83,6 +85,7 @@ def test_only_what_is_compiled(tmp_path):
     assert not (tmp_path / "dump").exists()
 
 
+@needs_nvrtc
 def test_no_disassembler(tmp_path):
     """The cubin is there, and a warning says what is missing."""
     nothing = {"PATH": "", "CUDA_HOME": "", "CUDA_PATH": ""}
@@ -96,6 +99,7 @@ def test_no_disassembler(tmp_path):
     assert "nvdisasm was not found" in warning
 
 
+@needs_nvrtc
 def test_a_disassembler_that_fails(tmp_path):
     path = disassembler(tmp_path, "echo out of order; exit 3")
     *_, (warning,) = find(tmp_path, PATH=path)
@@ -105,6 +109,7 @@ def test_a_disassembler_that_fails(tmp_path):
     assert str(sass) in warning
 
 
+@needs_nvrtc
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = str(tmp_path / "file" / "dump")
@@ -116,6 +121,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert find(tmp_path)[0] == "compiler"  # nor was it kept
 
 
+@needs_nvrtc
 def test_line_information_has_a_key_of_its_own(tmp_path):
     path = disassembler(tmp_path, 'echo "disassembled $*"')
     without, line_info = ({"EXACTILE_JIT_LINEINFO": value, "PATH": path} for value in ("0", "1"))
@@ -136,11 +142,13 @@ def test_line_information_has_a_key_of_its_own(tmp_path):
     assert dumped["cu"].rstrip().endswith("-lineinfo")
 
 
+@needs_nvrtc
 def test_line_information_is_0_or_1(tmp_path):
     error = find(tmp_path, check=False, EXACTILE_JIT_LINEINFO="yes")
     assert "ValueError: EXACTILE_JIT_LINEINFO: expected 0 or 1, got 'yes'" in error
 
 
+@needs_nvrtc
 def test_the_name_of_a_long_own_policy(tmp_path):
     name = "Mine_" + "x" * 400
     source = f"namespace own {{ template <int k> __global__ void {name}(int* x) {{ *x = k; }} }}\n"
@@ -149,3 +157,17 @@ def test_the_name_of_a_long_own_policy(tmp_path):
     assert cubin.name.startswith("own_Mine_xxx")
     assert cubin.name.endswith(f"x.sm_80.{key[:8]}.cubin")
     assert len(cubin.name) < 255
+
+
+def test_source_and_spirv(tmp_path, monkeypatch):
+    """Of what the SYCL compiler's process gave back."""
+    monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("EXACTILE_JIT_DUMP", str(tmp_path / "dump"))
+    program = ("// for a dump\n", "exactile::sycl::portable::prefill_kernel<float>")
+    origin, key, _, _ = _core.sycl_keep(*program, "", "name", b"\x03\x02\x23\x07")
+    assert origin == "compiler"
+    stem = f"sycl_portable_prefill_kernel_float.{key[:8]}"
+    files = {file.name: file.read_bytes() for file in (tmp_path / "dump").iterdir()}
+    assert set(files) == {f"{stem}.cpp", f"{stem}.spv"}
+    assert files[f"{stem}.spv"] == b"\x03\x02\x23\x07"
+    assert program[0] in files[f"{stem}.cpp"].decode()
