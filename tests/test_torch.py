@@ -333,6 +333,12 @@ def test_dlpack_numbers():
         (_core.DEVICE_CUDA_MANAGED, int(of_torch.kDLCUDAManaged)),
         (_core.DEVICE_ONEAPI, int(of_torch.kDLOneAPI)),
     ] == [(x, x) for x in (1, 2, 13, 14)]
+    assert _core.DLPACK_TYPES == {
+        "float32": (2, 32),
+        "float16": (2, 16),
+        "bfloat16": (4, 16),
+        "uint16": (1, 16),
+    }
 
 
 def test_the_current_stream_comes_from_dlpack():

@@ -238,6 +238,13 @@ void bind_arrays(nb::module_& m) {
   m.attr("DEVICE_CUDA") = kDeviceCuda;
   m.attr("DEVICE_CUDA_MANAGED") = kDeviceCudaManaged;
   m.attr("DEVICE_ONEAPI") = kDeviceOneApi;
+  nb::dict types;  // (code, bits) by dtype
+  const auto add = [&](const char* name, dlpack::DataType type) {
+    types[name] = nb::make_tuple(static_cast<int>(type.code), type.bits);
+  };
+  for (int i = 0; i < kNumDtypes; ++i) add(kDtypeNames[i], dlpack::kDataTypes[i]);
+  add("uint16", dlpack::kUInt16);
+  m.attr("DLPACK_TYPES") = types;
   m.def(
       "torch_stream",
       [](int device) -> std::optional<uint64_t> {
