@@ -222,6 +222,12 @@ def cumulated(lengths: Any, name: str) -> npt.NDArray[np.int32]:
     array = as_int32(lengths, name)
     if array.size and int(array.min()) < 0:
         raise ValueError(f"plan: expected {name} >= 0, got {int(array.min())}")
-    sums = np.zeros(array.size + 1, np.int64)
-    np.cumsum(array, out=sums[1:])
-    return as_int32(sums, f"the sum of {name}")
+    return as_int32(running_sums(array), f"the sum of {name}")
+
+
+def running_sums(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """A 0, then running sums: where each of what has these lengths begins, and the end."""
+    lengths = np.asarray(lengths)
+    sums = np.zeros(lengths.size + 1, np.int64)
+    np.cumsum(lengths, out=sums[1:])
+    return sums

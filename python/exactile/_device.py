@@ -11,12 +11,11 @@ import numpy as np
 from exactile import _core
 from exactile._arguments import BackendName, integer
 
-_CPU, _CUDA, _CUDA_MANAGED, _ONEAPI = 1, 2, 13, 14  # DLPack
 BACKEND_OF_DEVICE: dict[int, BackendName] = {
-    _CPU: "cpu",
-    _CUDA: "cuda",
-    _CUDA_MANAGED: "cuda",
-    _ONEAPI: "sycl",
+    _core.DEVICE_CPU: "cpu",
+    _core.DEVICE_CUDA: "cuda",
+    _core.DEVICE_CUDA_MANAGED: "cuda",
+    _core.DEVICE_ONEAPI: "sycl",
 }
 """Name of the backend that reaches the memory of a device, by DLPack's type."""
 
@@ -173,10 +172,13 @@ def _torch_results(core: _core.Plan, q: Any, out: Any, return_lse: bool) -> tupl
 
 
 def _torch_stream(device: int) -> int:
-    torch: Any = sys.modules["torch"]
-    current = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # the public way takes 1 us
+    current = _core.torch_stream(device)
     if current is not None:
-        return int(current(device))
+        return current
+    torch: Any = sys.modules["torch"]
+    private = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # the public way takes 1 us
+    if private is not None:  # torch before 2.10
+        return int(private(device))
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 

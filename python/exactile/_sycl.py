@@ -20,8 +20,6 @@ from exactile import _core
 from exactile._device import backend_of
 from exactile._paths import include_dir
 
-_ONEAPI = 14  # DLPack
-_DLPACK_CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16)}
 _SUB_GROUP = 16
 _INSTALL = (
     "pip install 'exactile[sycl]' brings it for Intel GPUs, 'exactile[sycl-cpu]' adds a SYCL "
@@ -130,7 +128,7 @@ def queue_of(x: Any, stream: Any) -> Any:
     except Exception:  # no array: refused when its arguments are checked
         return default_queue()
     devices = dpctl.get_devices()
-    if device_type != _ONEAPI or ordinal >= len(devices):
+    if device_type != _core.DEVICE_ONEAPI or ordinal >= len(devices):
         return default_queue()
     if ordinal not in _queues:
         _queues[ordinal] = dpctl.SyclQueue(devices[ordinal], property="in_order")
@@ -445,9 +443,9 @@ class _Results:
                 usm_type=self._q.usm_type,
                 sycl_queue=self._queue,
             )
-        code, bits = _DLPACK_CODES[dtype]
         if dtype == "bfloat16" and "bfloat16" not in str(self._q.dtype):
-            code = 1  # uint16 storage, as q
+            dtype = "uint16"  # its storage, as q
+        code, bits = _core.DLPACK_TYPES[dtype]
         ordinal = int(self._q.__dlpack_device__()[1])
         return runtime().sycl.empty(self._queue.addressof_ref(), shape, code, bits, ordinal)
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile import _core
+from exactile._arrays import running_sums
 from exactile._paths import include_dir
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _places(core: _core.Plan, record: _Int64s) -> tuple[_Int64s, _Int64s]:
         q_begin = core.records[record, 0]
         sequence = np.searchsorted(cu_q, q_begin, "right") - 1
         return sequence, (q_begin - cu_q[sequence]) // core.tile_tokens
-    begins = np.concatenate([[0], np.cumsum(_m_blocks(core))])
+    begins = running_sums(_m_blocks(core))
     sequence = np.searchsorted(begins, record, "right") - 1
     return sequence, record - begins[sequence]
 
@@ -249,7 +250,7 @@ def _tiles_of(core: _core.Plan, given: npt.NDArray[np.void]) -> Walk:
     by_work_group = np.argsort(given["work_group"], kind="stable")
     tiles = _order_index(core, given["index"][by_work_group].astype(np.int64))
     sizes = np.bincount(given["work_group"], minlength=core.launched)
-    begins = np.concatenate([[0], np.cumsum(sizes)])
+    begins = running_sums(sizes)
     return Walk(begins.astype(np.int32), tiles.astype(np.int32))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile import _trace
+from exactile._arrays import running_sums
 
 SEED = 0x202305151552
 """Seed of the original benchmark; std::mt19937 takes its low 32 bits."""
@@ -36,7 +37,7 @@ class Lengths(NamedTuple):
 
 
 def _cumulate(seqlens: npt.NDArray[np.int32], name: str) -> npt.NDArray[np.int32]:
-    cu_seqlens = np.concatenate([[0], np.cumsum(seqlens, dtype=np.int64)])
+    cu_seqlens = running_sums(seqlens)
     if cu_seqlens[-1] > _INT32_MAX:
         raise ValueError(
             f"cu_seqlens_{name}: expected <= {_INT32_MAX} tokens, got {cu_seqlens[-1]}"

@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "base/types.hpp"
+#include "base/dlpack.hpp"
 
 namespace exactile {
 
@@ -15,8 +15,6 @@ struct Device {
   int id;
   bool operator==(const Device&) const = default;
 };
-
-inline constexpr int kDeviceCpu = 1, kDeviceCuda = 2, kDeviceCudaManaged = 13, kDeviceOneApi = 14;
 
 /// "CPU", "CUDA", ...: DLPack's type of a device, for messages.
 std::string device_name(int type);

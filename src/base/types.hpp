@@ -2,6 +2,7 @@
 // their names.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <exactile/policies.def>
 #include <iterator>
@@ -46,6 +47,8 @@ struct UserScheduler {
   std::string name;
   std::string source;
   SchedulerKind like;
+
+  friend auto operator<=>(const UserScheduler&, const UserScheduler&) = default;
 };
 
 /// Position of `name` in `names`, or a ValueError that lists them.

@@ -27,12 +27,13 @@ class CudaBackend final : public BackendInterface {
                               ? device->family()
                               : family_from_environment().value_or(Family::kSm90);
     const auto tile = [&](bool packs_sequences) -> TileSize {
-      const Shape shape = shape_of({.family = family,
-                                    .dtype = request.dtype,
-                                    .head_dim = static_cast<int32_t>(request.head_dim),
-                                    .head_dim_v = static_cast<int32_t>(request.head_dim_v),
-                                    .mask = mask_kind(request.mask, packs_sequences),
-                                    .scheduler = kDefaultScheduler});
+      const Shape shape =
+          shape_of({.instance = {.dtype = request.dtype,
+                                 .head_dim = static_cast<int32_t>(request.head_dim),
+                                 .head_dim_v = static_cast<int32_t>(request.head_dim_v),
+                                 .policy = {.scheduler = kDefaultScheduler}},
+                    .family = family,
+                    .mask = mask_kind(request.mask, packs_sequences)});
       return {.block_m = shape.block_m, .block_n = shape.block_n, .row_step = shape.block_m};
     };
     return {.tile = tile(false),
@@ -65,8 +66,8 @@ class CudaBackend final : public BackendInterface {
     return expected_memory("CUDA memory for the cuda backend", device);
   }
 
-  std::string refuse(const Plan& /*plan*/, const PrefillArgs& args) const override {
-    return refusal(args);
+  std::string refuse(const Plan& plan, const PrefillArgs& args) const override {
+    return refusal(plan, args);
   }
 
   void launch(const Plan& plan, const PrefillArgs& args) const override {

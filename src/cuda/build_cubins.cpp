@@ -4,13 +4,8 @@
 //
 // Writes KEY.cubin files and report.json: what ptxas says of every kernel. Fails without NVRTC, on
 // a kernel that does not compile, and where ptxas serialises wgmma.
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <fstream>
 #include <iostream>
@@ -19,6 +14,7 @@
 
 #include "cuda/kernels.hpp"
 #include "jit/cache.hpp"
+#include "jit/processes.hpp"
 
 namespace exactile::cuda {
 namespace {
@@ -64,41 +60,20 @@ fs::path line_file(const fs::path& out, std::size_t kernel) {
   return out / ("report." + std::to_string(kernel));
 }
 
-/// The process of one kernel: NVRTC compiles one program at a time in a process.
-int build_alone(const std::vector<jit::Program>& kernels, std::size_t kernel, const fs::path& out) {
-  try {
+/// Compiles all kernels, `jobs` at a time; says every tenth of them how far it is.
+bool build_all(const std::vector<jit::Program>& kernels, std::size_t jobs, const fs::path& out) {
+  const auto compile = [&](std::size_t kernel) {
     std::ofstream line(line_file(out, kernel));
     line << build(kernels[kernel], out);
-    return line.flush() ? 0 : 1;
-  } catch (const std::exception& error) {
-    std::cerr << "build_cubins: " << error.what() << '\n';
-    return 1;
-  }
-}
-
-/// Compiles all kernels, `jobs` at a time; says every tenth of them how far it is. False at the
-/// first that fails, when those under way have ended.
-bool build_all(const std::vector<jit::Program>& kernels, std::size_t jobs, const fs::path& out) {
-  bool good = true;
-  std::size_t started = 0, ended = 0;
-  while (ended < started || (good && started < kernels.size())) {
-    if (good && started < kernels.size() && started - ended < jobs) {
-      const pid_t child = fork();
-      if (child == 0) _exit(build_alone(kernels, started, out));
-      if (child < 0) throw std::runtime_error("fork: " + std::string(std::strerror(errno)));
-      ++started;
-      continue;
-    }
-    int status = 0;
-    wait(&status);
-    good &= status == 0;
-    ++ended;
+    if (!line.flush()) throw std::runtime_error("cannot write to " + out.string());
+  };
+  const auto progress = [&](std::size_t ended) {
     if (ended * 10 / kernels.size() != (ended - 1) * 10 / kernels.size()) {
       std::cout << "build_cubins: " << ended << " of " << kernels.size() << " CUDA kernels\n"
                 << std::flush;
     }
-  }
-  return good;
+  };
+  return jit::run_in_processes("build_cubins", kernels.size(), jobs, compile, progress);
 }
 
 /// Joins the lines, in the order of the kernels: the same whatever ran at the same time.

@@ -99,18 +99,16 @@ std::string Device::architecture(Family family) const {
 }
 
 const LoadedKernel& Device::kernel(const KernelSpec& spec) {
-  return kernel(make_program(spec, architecture(spec.family)), shape_of(spec));
+  return kernels_.get(
+      spec, [&] { return load(make_program(spec, architecture(spec.family)), shape_of(spec)); });
 }
 
 const LoadedKernel& Device::planner() {
-  return kernel(planner_program(architecture(family())), planner_shape());
+  return kernels_.get(
+      std::nullopt, [&] { return load(planner_program(architecture(family())), planner_shape()); });
 }
 
-const LoadedKernel& Device::kernel(const jit::Program& program, const Shape& shape) {
-  const std::string key = program.name_expression + '\n' + program.source;
-  const std::scoped_lock lock(mutex_);
-  auto& loaded = kernels_[key];
-  if (loaded) return *loaded;
+LoadedKernel Device::load(const jit::Program& program, const Shape& shape) const {
   if (shape.shared_bytes > max_shared_bytes_) {
     throw std::runtime_error("exactile: cuda: expected " + std::to_string(shape.shared_bytes) +
                              " bytes of shared memory a block, " + name_ + " has " +
@@ -119,11 +117,10 @@ const LoadedKernel& Device::kernel(const jit::Program& program, const Shape& sha
   const Kernel handle = load(program);
   EXACTILE_DRIVER_CALL(driver_, cuKernelSetAttribute, kKernelMaxDynamicSharedSizeBytes,
                        shape.shared_bytes, handle, handle_);
-  loaded = std::make_unique<LoadedKernel>(LoadedKernel{.handle = handle, .shape = shape});
-  return *loaded;
+  return {.handle = handle, .shape = shape};
 }
 
-Kernel Device::load(const jit::Program& program) {
+Kernel Device::load(const jit::Program& program) const {
   const auto is_refusal = [](Result result) {
     return result == kErrorInvalidImage || result == kErrorNoBinaryForGpu ||
            result == kErrorInvalidPtx || result == kErrorUnsupportedPtxVersion ||
@@ -207,6 +204,15 @@ Event Device::make_event() {
   Event event = nullptr;
   EXACTILE_DRIVER_CALL(driver_, cuEventCreate, &event, kEventDisableTiming);
   return event;
+}
+
+LaunchStream::LaunchStream(Stream stream) : handle(stream) {
+  const Driver& driver = Driver::get();
+  int status = kCaptureStatusNone;
+  EXACTILE_DRIVER_CALL(driver, cuStreamIsCapturing, stream, &status);
+  capturing = status != kCaptureStatusNone;
+  // A capturing stream gives no id; in a capture, the handle stays what it is.
+  if (!capturing) EXACTILE_DRIVER_CALL(driver, cuStreamGetId, stream, &id);
 }
 
 ContextScope::ContextScope(Device& device) {

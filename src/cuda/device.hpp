@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include "cuda/driver.hpp"
 #include "cuda/kernels.hpp"
+#include "jit/kernel_table.hpp"
 
 namespace exactile::cuda {
 
@@ -24,6 +24,15 @@ struct Block {
 struct LoadedKernel {
   Kernel handle;
   Shape shape;
+};
+
+/// A stream as a launch finds it.
+struct LaunchStream {
+  explicit LaunchStream(Stream handle);
+
+  Stream handle;
+  bool capturing;             ///< into a graph
+  unsigned long long id = 0;  ///< unlike handles, not used again; 0 while capturing
 };
 
 /// One GPU: its primary context, and what is kept for it until the process ends. Thread-safe.
@@ -53,7 +62,8 @@ class Device {
   /// What the kernels of a family are compiled for: "sm_90a", "sm_80".
   std::string architecture(Family family) const;
 
-  /// Found or compiled on first use; throws std::runtime_error where it cannot be loaded.
+  /// Found or compiled on first use, while nobody waits who wants no kernel or another one; throws
+  /// std::runtime_error where it cannot be loaded.
   const LoadedKernel& kernel(const KernelSpec& spec);
   const LoadedKernel& planner();
 
@@ -65,8 +75,8 @@ class Device {
 
  private:
   explicit Device(int ordinal);
-  const LoadedKernel& kernel(const jit::Program& program, const Shape& shape);
-  Kernel load(const jit::Program& program);
+  LoadedKernel load(const jit::Program& program, const Shape& shape) const;
+  Kernel load(const jit::Program& program) const;
 
   /// Released blocks, and what they still wait for.
   struct Released {
@@ -82,10 +92,11 @@ class Device {
   int major_ = 0, minor_ = 0, multiprocessors_ = 0, max_shared_bytes_ = 0;
   std::size_t memory_bytes_ = 0;
 
+  jit::KernelTable<std::optional<KernelSpec>, LoadedKernel> kernels_;  // nothing: the planner
+
   std::mutex mutex_;  // of the members below; context_ and side_stream_ are set once
   std::atomic<Context> context_ = nullptr;
   Stream side_stream_ = nullptr;
-  std::map<std::string, std::unique_ptr<LoadedKernel>> kernels_;
   std::vector<Released> released_;
   std::vector<Block> idle_;
   std::vector<Event> events_;

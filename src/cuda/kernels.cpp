@@ -52,8 +52,9 @@ const std::vector<KernelRow<Shapes>>& rows() {
 constexpr const char* kMaskKindNames[kNumMaskKinds] = {"kFull", "kBorder", "kPacked"};
 
 std::string traits_name(const KernelSpec& spec, const std::string& family) {
-  return family + "Traits<" + element_name(spec.dtype) + ", " + std::to_string(spec.head_dim) +
-         ", " + std::to_string(spec.head_dim_v) +
+  const InstanceSpec& of = spec.instance;
+  return family + "Traits<" + element_name(of.dtype) + ", " + std::to_string(of.head_dim) + ", " +
+         std::to_string(of.head_dim_v) +
          ", exactile::cuda::MaskKind::" + kMaskKindNames[static_cast<int>(spec.mask)] + ">";
 }
 
@@ -65,19 +66,21 @@ MaskKind mask_kind(const Mask& mask, bool packs_sequences) {
 }
 
 Shape shape_of(const KernelSpec& spec) {
-  if (const Shapes* shapes = find_row(rows(), spec.dtype, spec.head_dim, spec.head_dim_v)) {
+  const InstanceSpec& of = spec.instance;
+  if (const Shapes* shapes = find_row(rows(), of.dtype, of.head_dim, of.head_dim_v)) {
     return shapes->of[static_cast<int>(spec.family)][static_cast<int>(spec.mask)];
   }
   throw std::invalid_argument("exactile: cuda: no kernel for this dtype and head_dim");
 }
 
 jit::Program make_program(const KernelSpec& spec, const std::string& architecture) {
+  const PolicySpec& wanted = spec.instance.policy;
   const std::string name = name_of(spec.family, kFamilyNames);
   const std::string family = "exactile::cuda::" + name + "::";
   std::string source = "#include <exactile/cuda/" + name +
                        "/kernel.hpp>\n"
                        "#include <exactile/scheduler.hpp>\n";
-  const PolicySource policy = policy_of(spec.scheduler, spec.user);
+  const PolicySource policy = policy_of(wanted.scheduler, wanted.user.get());
   source += policy.source;
   return {.source = std::move(source),
           .name_expression = family + "prefill_kernel<" + traits_name(spec, family) + ", " +
@@ -133,19 +136,21 @@ std::vector<jit::Program> shipped_programs() {
           // The planner packs unasked for some policies; others are compiled when they are asked
           // for.
           if (mask == MaskKind::kPacked && !packs(static_cast<SchedulerKind>(scheduler))) continue;
-          specs.push_back({.family = static_cast<Family>(family),
-                           .dtype = row.dtype,
-                           .head_dim = row.head_dim,
-                           .head_dim_v = row.head_dim_v,
-                           .mask = mask,
-                           .scheduler = static_cast<SchedulerKind>(scheduler)});
+          specs.push_back(
+              {.instance = {.dtype = row.dtype,
+                            .head_dim = row.head_dim,
+                            .head_dim_v = row.head_dim_v,
+                            .policy = {.scheduler = static_cast<SchedulerKind>(scheduler)}},
+               .family = static_cast<Family>(family),
+               .mask = mask});
         }
       }
     }
   }
   // What takes longest to compile first: workers that share them out end together.
-  std::ranges::stable_sort(specs, std::ranges::greater{},
-                           [](const KernelSpec& spec) { return spec.head_dim + spec.head_dim_v; });
+  std::ranges::stable_sort(specs, std::ranges::greater{}, [](const KernelSpec& spec) {
+    return spec.instance.head_dim + spec.instance.head_dim_v;
+  });
   std::vector<jit::Program> programs;
   for (const KernelSpec& spec : specs) {
     programs.push_back(make_program(spec, traits_of(spec.family).architecture));

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "base/types.hpp"
-#include "jit/nvrtc.hpp"
+#include "base/kernel_spec.hpp"
+#include "jit/program.hpp"
 
 namespace exactile::cuda {
 
@@ -54,14 +54,12 @@ inline constexpr const char* kProbeNames[] = {"NoProbe", "Timeline"};
 inline constexpr int kNumProbes = std::size(kProbeNames);
 
 struct KernelSpec {
+  InstanceSpec instance;
   Family family;
-  Dtype dtype;
-  int32_t head_dim;
-  int32_t head_dim_v;
   MaskKind mask;
-  SchedulerKind scheduler;
-  const UserScheduler* user = nullptr;  ///< instead of `scheduler`, if given
-  Probe probe = Probe::kNoProbe;        ///< any other is compiled when it is first asked for
+  Probe probe = Probe::kNoProbe;  ///< any other is compiled when it is first asked for
+
+  friend auto operator<=>(const KernelSpec&, const KernelSpec&) = default;
 };
 
 /// What a kernel has to be told of a mask.

@@ -80,19 +80,33 @@ Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr cou
 DevicePlans& memory_of(const Plan& plan) { return static_cast<DevicePlans&>(*plan.memory); }
 
 KernelSpec spec_of(const Plan& plan, Family family, Probe probe) {
-  return {.family = family,
-          .dtype = plan.dtype,
-          .head_dim = plan.head_dim,
-          .head_dim_v = plan.head_dim_v,
+  return {.instance = instance_spec(plan),
+          .family = family,
           .mask = mask_kind(plan.mask, plan.packed_len > 0),
-          .scheduler = plan.scheduler,
-          .user = plan.user_scheduler.get(),
           .probe = probe};
+}
+
+/// That a kernel's tiles are those of the plan.
+void check_tiles(const Plan& plan, Family family, const Shape& shape) {
+  // A part of a tile is of whole tokens.
+  const bool takes_tiles = traits_of(family).splits_tiles
+                               ? !plan.pack_gqa || plan.group() <= shape.block_m
+                               : plan.block_m == shape.block_m;
+  if (!takes_tiles) {
+    throw std::invalid_argument("varlen_prefill: expected a plan with tiles of " +
+                                std::to_string(shape.block_m) + " rows for the " +
+                                name_of(family, kFamilyNames) + " kernels, got one with " +
+                                std::to_string(plan.block_m) + ": plan on the device that runs it");
+  }
 }
 
 }  // namespace
 
-std::string refusal(const PrefillArgs& args) {
+std::string refusal(const Plan& plan, const PrefillArgs& args) {
+  if (plan.device_lengths && plan.device_lengths->device != args.q.device.id) {
+    return "expected arrays on CUDA " + std::to_string(plan.device_lengths->device) +
+           ", where cu_seqlens are, got them on " + to_string(args.q.device);
+  }
   const std::pair<const ArrayRef&, const char*> arrays[] = {
       {args.q, "q"}, {args.k, "k"}, {args.v, "v"}, {args.out, "out"}};
   for (const auto& [array, name] : arrays) {
@@ -135,28 +149,23 @@ void launch(const Plan& plan, const PrefillArgs& args) {
                                 std::to_string(args.timeline_bytes));
   }
   const ContextScope scope(device);
-  const std::scoped_lock lock(memory_of(plan).mutex());
+  std::unique_lock lock(memory_of(plan).mutex());
   DevicePlan& memory = memory_of(plan).on(device, plan);
   const Probe probe = args.timeline ? Probe::kTimeline : Probe::kNoProbe;
   const LoadedKernel*& kernel = memory.kernels[static_cast<int>(family)][static_cast<int>(probe)];
-  if (!kernel) kernel = &device.kernel(spec_of(plan, family, probe));
-  const Shape& shape = kernel->shape;
-  // A part of a tile is of whole tokens.
-  const bool takes_tiles = traits_of(family).splits_tiles
-                               ? !plan.pack_gqa || plan.group() <= shape.block_m
-                               : plan.block_m == shape.block_m;
-  if (!takes_tiles) {
-    throw std::invalid_argument("varlen_prefill: expected a plan with tiles of " +
-                                std::to_string(shape.block_m) + " rows for the " +
-                                name_of(family, kFamilyNames) + " kernels, got one with " +
-                                std::to_string(plan.block_m) + ": plan on the device that runs it");
+  if (!kernel) {
+    lock.unlock();  // it may have to be compiled, which takes a second
+    const LoadedKernel& loaded = device.kernel(spec_of(plan, family, probe));
+    lock.lock();
+    kernel = &loaded;
   }
-
+  const Shape& shape = kernel->shape;
+  check_tiles(plan, family, shape);
   const Driver& driver = Driver::get();
   const auto stream = reinterpret_cast<Stream>(args.stream);
-  const auto [counter, is_zero, last_use] = memory.prepare(stream);
+  const LaunchCounter counter = memory.prepare(stream);
   PrefillParams params = make_params(plan, memory, args);
-  Schedule schedule = make_schedule(plan, memory, counter);
+  Schedule schedule = make_schedule(plan, memory, counter.address);
   TensorMap maps[3];
   void* arguments[] = {&maps[0], &maps[1], &maps[2], &params, &schedule};
   if (shape.chunk > 0) {
@@ -165,8 +174,8 @@ void launch(const Plan& plan, const PrefillArgs& args) {
     maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.box_n);
     maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.box_n);
   }
-  if (counter && !is_zero) {
-    EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter, 0, 1, stream);
+  if (counter.address && !counter.is_zero) {
+    EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter.address, 0, 1, stream);
   }
   // Kernels begin by waiting for the planner: they may be resident before it ends.
   LaunchAttribute overlap{.id = kLaunchAttributeProgrammaticStreamSerialization, .value = {1}};
@@ -184,7 +193,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   };
   EXACTILE_DRIVER_CALL(driver, cuLaunchKernelEx, &config, kernel->handle,
                        shape.chunk > 0 ? arguments : arguments + 3, nullptr);
-  if (last_use) EXACTILE_DRIVER_CALL(driver, cuEventRecord, last_use, stream);
+  if (counter.last_use) EXACTILE_DRIVER_CALL(driver, cuEventRecord, counter.last_use, stream);
 }
 
 }  // namespace exactile::cuda

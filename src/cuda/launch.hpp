@@ -16,7 +16,7 @@ void enqueue_planner(const Plan& plan);
 int64_t timeline_bytes(const Plan& plan);
 
 /// Why no kernel can take these arrays, or empty.
-std::string refusal(const PrefillArgs& args);
+std::string refusal(const Plan& plan, const PrefillArgs& args);
 
 /// Enqueues a checked plan on args.stream and returns.
 void launch(const Plan& plan, const PrefillArgs& args);

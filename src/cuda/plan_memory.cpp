@@ -1,4 +1,5 @@
-// src/cuda/plan_memory.cpp - uploads a plan's lists, hands out its counters, frees them in time.
+// src/cuda/plan_memory.cpp - a plan's lists: their layout, their copy on the host, the planner on
+// the device.
 #include "cuda/plan_memory.hpp"
 
 #include <algorithm>
@@ -10,130 +11,63 @@
 #include "base/policies.hpp"
 
 namespace exactile::cuda {
-namespace {
 
-/// Lists and counters begin at cache lines.
-constexpr std::size_t kLineBytes = 128;
-constexpr std::size_t kCountersPerBlock = 512;
-
-bool is_capturing(Stream stream) {
-  int status = kCaptureStatusNone;
-  EXACTILE_DRIVER_CALL(Driver::get(), cuStreamIsCapturing, stream, &status);
-  return status != kCaptureStatusNone;
-}
-
-}  // namespace
-
-std::size_t DevicePlan::place(std::size_t bytes) {
-  const std::size_t offset = ceil_div<std::size_t>(bytes_, kLineBytes) * kLineBytes;
-  bytes_ = offset + bytes;
-  return offset;
+ListLayout::ListLayout(const Plan& plan) {
+  const auto place = [&](std::size_t size) {
+    constexpr std::size_t kLineBytes = 128;  // lists begin at cache lines
+    const std::size_t offset = ceil_div<std::size_t>(bytes, kLineBytes) * kLineBytes;
+    bytes = offset + size;
+    return offset;
+  };
+  if (plan.device_lengths) {
+    records = place(std::max<std::size_t>(plan.num_records, 1) * sizeof(TileRecord));
+    planned = place(sizeof(int32_t));  // not the first: its offset is not 0
+  } else {
+    cu_q = place(plan.cu_seqlens_q.size() * sizeof(int32_t));
+    cu_k = place(plan.cu_seqlens_k.size() * sizeof(int32_t));
+    records = place(plan.records ? plan.num_records * sizeof(TileRecord) : 0);
+  }
+  counter = place(sizeof(int32_t));
 }
 
 DevicePlan::DevicePlan(Device& device, const Plan& plan)
     : device_(device),
-      needs_counter_(has_counter(plan.scheduler)),
-      leaves_zero_(!plan.user_scheduler) {
-  if (plan.device_lengths) {
-    records_ = place(std::max<std::size_t>(plan.num_records, 1) * sizeof(TileRecord));
-    planned_ = place(sizeof(int32_t));  // not the first: its offset is not 0
-    counter_ = place(sizeof(int32_t));
-    lists_ = device_.acquire(bytes_);
-    return;
+      layout_(plan),
+      lists_(device.acquire(layout_.bytes)),
+      counter_(has_counter(plan.scheduler) ? lists_.device + layout_.counter : 0),
+      upload_(device),
+      counters_(device, counter_, /*leaves_zero=*/!plan.user_scheduler) {
+  if (!plan.device_lengths) fill(plan);
+}
+
+/// The host's copy.
+void DevicePlan::fill(const Plan& plan) {
+  const auto put = [&](std::size_t offset, const void* data, std::size_t size) {
+    if (size > 0) std::memcpy(lists_.host + offset, data, size);
+  };
+  put(layout_.cu_q, plan.cu_seqlens_q.data(), plan.cu_seqlens_q.size() * sizeof(int32_t));
+  put(layout_.cu_k, plan.cu_seqlens_k.data(), plan.cu_seqlens_k.size() * sizeof(int32_t));
+  if (plan.records) {
+    put(layout_.records, plan.records.get(), plan.num_records * sizeof(TileRecord));
   }
-  const std::size_t cu_bytes = plan.cu_seqlens_q.size() * sizeof(int32_t);
-  const std::size_t record_bytes = plan.records ? plan.num_records * sizeof(TileRecord) : 0;
-  cu_q_ = place(cu_bytes);
-  cu_k_ = place(cu_bytes);
-  records_ = place(record_bytes);
-  counter_ = place(sizeof(int32_t));
-  lists_ = device_.acquire(bytes_);
-  std::memcpy(lists_.host + cu_q_, plan.cu_seqlens_q.data(), cu_bytes);
-  std::memcpy(lists_.host + cu_k_, plan.cu_seqlens_k.data(), cu_bytes);
-  if (record_bytes > 0) std::memcpy(lists_.host + records_, plan.records.get(), record_bytes);
-  std::memset(lists_.host + counter_, 0, sizeof(int32_t));
+  constexpr int32_t kZero = 0;
+  put(layout_.counter, &kZero, sizeof kZero);
 }
 
 DevicePlan::~DevicePlan() {
-  const bool never_run = planned_ != 0 && upload_ == Upload::kStarted && streams_.empty();
-  if (never_run && !uploaded_) {
-    try {
-      const ContextScope scope(device_);
-      record_planner();
-    } catch (const std::runtime_error&) {  // at exit the driver may be gone
-      return;
-    }
-  }
   std::vector<Event> last_uses;
-  if (uploaded_) last_uses.push_back(uploaded_);
-  for (const StreamState& stream : streams_) last_uses.push_back(stream.last_use);
-  std::vector<Block> blocks = std::move(counters_);
-  blocks.push_back(lists_);
-  device_.release(std::move(blocks), std::move(last_uses));
-}
-
-void DevicePlan::upload(Stream stream, bool capturing) {
-  const Driver& driver = Driver::get();
-  const RelaxedCapture relaxed;
-  if (upload_ == Upload::kNotStarted) {
-    // Not into a graph: it would only happen when that is replayed.
-    const Stream copy_stream = capturing ? device_.side_stream() : stream;
-    if (!uploaded_) uploaded_ = device_.make_event();
-    EXACTILE_DRIVER_CALL(driver, cuMemcpyHtoDAsync, lists_.device, lists_.host, bytes_,
-                         copy_stream);
-    EXACTILE_DRIVER_CALL(driver, cuEventRecord, uploaded_, copy_stream);
-    upload_ = Upload::kStarted;
-    if (!capturing) return;
-  }
-  if (capturing) {  // a captured stream cannot wait for what happens outside its graph
-    EXACTILE_DRIVER_CALL(driver, cuEventSynchronize, uploaded_);
-    upload_ = Upload::kDone;
+  try {
+    if (const Event event = upload_.last_event(counters_.launched())) last_uses.push_back(event);
+  } catch (const std::runtime_error&) {  // at exit the driver may be gone
     return;
   }
-  const Result result = driver.cuEventQuery(uploaded_);
-  if (result != kErrorNotReady) driver.check(result, "cuEventQuery");
-  if (result == kSuccess) upload_ = Upload::kDone;
-  if (result == kErrorNotReady) {
-    EXACTILE_DRIVER_CALL(driver, cuStreamWaitEvent, stream, uploaded_, 0);
-  }
+  counters_.release({lists_}, std::move(last_uses));
 }
 
-DevicePtr DevicePlan::new_counter() {
-  if (!needs_counter_) return 0;
-  if (used_counters_ == counters_.size() * kCountersPerBlock) {
-    counters_.push_back(device_.acquire(kCountersPerBlock * kLineBytes));
-  }
-  const std::size_t slot = used_counters_++ % kCountersPerBlock;
-  return counters_.back().device + slot * kLineBytes;
-}
-
-DevicePlan::Launch DevicePlan::prepare(Stream stream) {
-  const Driver& driver = Driver::get();
-  const bool capturing = is_capturing(stream);
-  unsigned long long id = 0;  // unlike handles, ids are not used again
-  // A capturing stream gives no id; in a capture, the handle stays what it is.
-  if (!capturing) EXACTILE_DRIVER_CALL(driver, cuStreamGetId, stream, &id);
-  const bool same_stream = capturing ? planner_captured_ && planning_stream_handle_ == stream
-                                     : !planner_captured_ && planning_stream_ == id;
-  const bool planned_here = planned_ != 0 && same_stream;
-  if (upload_ != Upload::kDone && !planned_here) {
-    if (planned_ != 0 && !uploaded_) record_planner();
-    upload(stream, capturing);
-  }
-  if (!capturing) {
-    const auto state = std::ranges::find(streams_, id, &StreamState::id);
-    if (state != streams_.end()) {
-      return {.counter = state->counter, .is_zero = leaves_zero_, .last_use = state->last_use};
-    }
-  }
-  // The upload, or the planner, has set the list's own counter to 0.
-  const bool is_zero = !std::exchange(list_counter_taken_, true);
-  const DevicePtr counter = is_zero ? list_counter() : new_counter();
-  if (capturing) {
-    return {.counter = counter, .is_zero = is_zero && leaves_zero_, .last_use = nullptr};
-  }
-  streams_.push_back({.id = id, .counter = counter, .last_use = device_.make_event()});
-  return {.counter = counter, .is_zero = is_zero, .last_use = streams_.back().last_use};
+LaunchCounter DevicePlan::prepare(Stream stream) {
+  const LaunchStream launch(stream);
+  upload_.before_launch(launch, lists_, layout_.bytes);
+  return counters_.take(launch);
 }
 
 void DevicePlan::enqueue_planner(const Plan& plan) {
@@ -150,10 +84,10 @@ void DevicePlan::enqueue_planner(const Plan& plan) {
                .block_n = plan.block_n,
                .mask = plan.mask},
       .order = plan.order,
-      .records = reinterpret_cast<TileRecord*>(lists_.device + records_),
+      .records = pointer<TileRecord>(layout_.records),
       .max_records = max_records,
-      .num_records = reinterpret_cast<int32_t*>(lists_.device + planned_),
-      .counter = reinterpret_cast<int32_t*>(list_counter()),
+      .num_records = pointer<int32_t>(layout_.planned),
+      .counter = reinterpret_cast<int32_t*>(counter_),
   };
   const LoadedKernel& planner = device_.planner();
   LaunchAttribute cluster{.id = kLaunchAttributeClusterDimension, .value = {}};
@@ -173,19 +107,7 @@ void DevicePlan::enqueue_planner(const Plan& plan) {
   };
   void* arguments[] = {&params};
   EXACTILE_DRIVER_CALL(driver, cuLaunchKernelEx, &config, planner.handle, arguments, nullptr);
-  planner_captured_ = is_capturing(stream);
-  if (!planner_captured_) {
-    EXACTILE_DRIVER_CALL(driver, cuStreamGetId, stream, &planning_stream_);
-  }
-  planning_stream_handle_ = stream;
-  // No event yet: between the planner and the first launch it would keep them from overlapping.
-  // Where the planner is captured, the graph's own order will do.
-  upload_ = planner_captured_ ? Upload::kDone : Upload::kStarted;
-}
-
-void DevicePlan::record_planner() {
-  uploaded_ = device_.make_event();
-  EXACTILE_DRIVER_CALL(Driver::get(), cuEventRecord, uploaded_, planning_stream_handle_);
+  upload_.planner_enqueued(LaunchStream(stream));
 }
 
 DevicePlan& DevicePlans::on(Device& device, const Plan& plan) {

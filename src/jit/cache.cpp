@@ -2,7 +2,6 @@
 #include "jit/cache.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <fstream>
 #include <map>
@@ -13,7 +12,9 @@
 #include <utility>
 
 #include "jit/cache_folder.hpp"
+#include "jit/dump.hpp"
 #include "jit/sha256.hpp"
+#include "jit/warnings.hpp"
 
 namespace exactile::jit {
 namespace {
@@ -69,30 +70,14 @@ std::optional<Binary> from_entry(const Program& program, const std::string& entr
   return binary;
 }
 
-/// What take_cache_warning() gives: the first problem of the process.
-struct Warning {
-  std::mutex mutex;
-  std::string text;
-  bool was_given = false;
-  std::atomic<bool> is_new = false;  // read after every run
-
-  static Warning& get() {
-    static Warning& warning = *new Warning;  // a daemon thread may come after static destruction
-    return warning;
-  }
-};
-
 std::string unused(const fs::path& folder, const std::string& why) {
   return "compiled kernels are not kept in " + folder.string() + ": " + why;
 }
 
-void warn_once(const std::string& text) {
-  Warning& warning = Warning::get();
-  const std::scoped_lock lock(warning.mutex);
-  if (std::exchange(warning.was_given, true)) return;
-  warning.text = "exactile: " + text +
-                 "; every process compiles them again (EXACTILE_CACHE_DIR names another folder)";
-  warning.is_new = true;
+void warn(const std::string& text) {
+  warn_once(Topic::kCacheDirectory,
+            "exactile: " + text +
+                "; every process compiles them again (EXACTILE_CACHE_DIR names another folder)");
 }
 
 std::optional<Binary> read_cached(const Program& program) {
@@ -103,18 +88,18 @@ std::optional<Binary> read_cached(const Program& program) {
     const auto entry = folder ? folder->read(entry_name(program)) : std::nullopt;
     return entry ? from_entry(program, *entry) : std::nullopt;
   } catch (const std::runtime_error& error) {
-    warn_once(unused(path, error.what()));
+    warn(unused(path, error.what()));
     return std::nullopt;
   }
 }
 
 void write_cached(const Program& program, const Binary& binary) {
   const fs::path path = cache_directory();
-  if (path.empty()) return warn_once(kNoDirectory);
+  if (path.empty()) return warn(kNoDirectory);
   try {
     CacheFolder::make(path).write(entry_name(program), to_entry(program, binary));
   } catch (const std::runtime_error& error) {
-    warn_once(unused(path, error.what()));
+    warn(unused(path, error.what()));
   }
 }
 
@@ -179,10 +164,12 @@ const std::vector<Header>& headers(Language language) {
 }
 
 std::string cache_key(const Program& program) {
-  static const auto& cuda = *new const std::string(common_digest(Language::kCuda, kFlags));
+  static const auto& cuda = *new const std::string(common_digest(Language::kCuda, kCudaFlags));
   static const auto& sycl = *new const std::string(common_digest(Language::kSycl, kSyclFlags));
+  std::string flags;
+  for (const std::string& flag : program.flags) flags += part(flag);
   return sha256((program.language == Language::kCuda ? cuda : sycl) + part(program.source) +
-                part(program.name_expression) + part(program.architecture));
+                part(program.name_expression) + part(program.architecture) + flags);
 }
 
 fs::path cache_directory() {
@@ -210,14 +197,6 @@ std::string cache_problem() {
   }
 }
 
-std::string take_cache_warning() {
-  Warning& warning = Warning::get();
-  if (!warning.is_new) return "";
-  const std::scoped_lock lock(warning.mutex);
-  warning.is_new = false;
-  return std::exchange(warning.text, "");
-}
-
 const Nvrtc& nvrtc() {
   static const Nvrtc compiler(g_paths.library_roots);  // tried again after an exception
   return compiler;
@@ -231,41 +210,49 @@ bool publish(const fs::path& folder, const Program& program, const Binary& binar
 }
 
 std::optional<Found> look_up(const Program& program, const fs::path& wheel) {
+  const std::string key = cache_key(program);
   Memory& memory = Memory::get();
   const std::scoped_lock lock(memory.mutex);
-  auto& entry = memory.binaries[{cache_key(program), wheel.empty()}];
-  if (entry) return Found{entry, Origin::kMemory};
-  const auto found = [&](Binary binary, Origin origin) {
-    entry = std::make_shared<const Binary>(std::move(binary));
-    return Found{entry, origin};
+  auto& entry = memory.binaries[{key, wheel.empty()}];
+  const auto found = [&](Origin origin) {
+    return Found{.binary = entry, .origin = origin, .key = key};
+  };
+  if (entry) return found(Origin::kMemory);
+  const auto take = [&](std::optional<Binary> binary) {
+    if (binary) entry = std::make_shared<const Binary>(*std::move(binary));
+    return entry != nullptr;
   };
   if (!wheel.empty()) {
     const auto text = read_file(wheel / entry_name(program));
-    auto shipped = text ? from_entry(program, *text) : std::nullopt;
-    if (shipped) return found(*std::move(shipped), Origin::kWheel);
+    if (text && take(from_entry(program, *text))) return found(Origin::kWheel);
   }
-  auto cached = read_cached(program);
-  if (cached) return found(*std::move(cached), Origin::kCacheDirectory);
+  if (take(read_cached(program))) return found(Origin::kCacheDirectory);
   return std::nullopt;
 }
 
-Found keep(const Program& program, const fs::path& wheel, Binary compiled) {
+Found keep(const Program& program, const fs::path& wheel, Binary compiled, const std::string& ptx) {
+  const std::string key = cache_key(program);
+  dump(program, key, compiled, ptx);
   write_cached(program, compiled);  // where it cannot be kept, memory has to do
   Memory& memory = Memory::get();
   const std::scoped_lock lock(memory.mutex);
-  auto& entry = memory.binaries[{cache_key(program), wheel.empty()}];
+  auto& entry = memory.binaries[{key, wheel.empty()}];
   entry = std::make_shared<const Binary>(std::move(compiled));
-  return {entry, Origin::kCompiler};
+  return {.binary = entry, .origin = Origin::kCompiler, .key = key};
 }
 
-Found find(const Program& program, Search search) {
+Found find(const Program& asked, Search search) {
+  const Program program = with_line_info(asked);
+  const fs::path wheel = search == Search::kAnywhere ? g_paths.cubin_dir : fs::path();
+  const auto known = [&] {
+    return search == Search::kCompiler ? std::nullopt : look_up(program, wheel);
+  };
+  if (auto found = known()) return *found;
   static std::mutex mutex;  // one compilation at a time
   const std::scoped_lock lock(mutex);
-  const fs::path wheel = search == Search::kAnywhere ? g_paths.cubin_dir : fs::path();
-  if (search != Search::kCompiler) {
-    if (auto found = look_up(program, wheel)) return *found;
-  }
-  return keep(program, wheel, nvrtc().compile(program, headers()).cubin);
+  if (auto found = known()) return *found;  // from who was here before
+  Compiled compiled = nvrtc().compile(program, headers());
+  return keep(program, wheel, std::move(compiled.cubin), compiled.ptx);
 }
 
 }  // namespace exactile::jit

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "jit/nvrtc.hpp"
+#include "jit/program.hpp"
 
 namespace exactile::jit {
 
@@ -31,14 +32,12 @@ struct Paths {
 struct Found {
   std::shared_ptr<const Binary> binary;
   Origin origin;
+  std::string key = {};  ///< cache_key()
 };
 
 /// Once, before anything else.
 void configure(Paths paths);
 const Paths& paths();
-
-/// Part of every compilation by the SYCL runtime's compiler, and of the cache key.
-inline constexpr const char* kSyclFlags[] = {"-std=c++20", "-O3"};
 
 /// Headers that device code may include, by name; read once.
 const std::vector<Header>& headers(Language language = Language::kCuda);
@@ -53,20 +52,19 @@ std::filesystem::path cache_directory();
 /// Why kernels are not kept there, or not found; empty where they are. Makes nothing to find out.
 std::string cache_problem();
 
-/// Why the cache directory could not be used, once, at the first call after it was noticed; else
-/// empty.
-std::string take_cache_warning();
-
 /// The compiler of CUDA; throws std::runtime_error where there is none.
 const Nvrtc& nvrtc();
 
 /// Looks memory, `wheel` (a folder of entries, or empty) and cache directory up. Thread-safe.
 std::optional<Found> look_up(const Program& program, const std::filesystem::path& wheel);
 
-/// Publishes in the cache directory what look_up() with the same arguments did not find.
-Found keep(const Program& program, const std::filesystem::path& wheel, Binary compiled);
+/// Publishes in the cache directory what look_up() with the same arguments did not find, and dumps
+/// it where that is asked for.
+Found keep(const Program& program, const std::filesystem::path& wheel, Binary compiled,
+           const std::string& ptx = {});
 
-/// For CUDA: looks up, else compiles and keeps. Thread-safe.
+/// For CUDA: looks up, else compiles and keeps; with line information where that is asked for.
+/// Thread-safe.
 Found find(const Program& program, Search search = Search::kAnywhere);
 
 /// Writes an entry of the wheel. False where that cannot be done.

@@ -91,6 +91,8 @@ bool Nvrtc::open(const std::string& library, int flags, std::string& tried) {
   find(compile_, "nvrtcCompileProgram");
   find(log_size_, "nvrtcGetProgramLogSize");
   find(log_, "nvrtcGetProgramLog");
+  find(ptx_size_, "nvrtcGetPTXSize");
+  find(ptx_, "nvrtcGetPTX");
   find(cubin_size_, "nvrtcGetCUBINSize");
   find(cubin_, "nvrtcGetCUBIN");
   if (!complete || version_(&major_, &minor_) != 0) return give_up("incomplete");
@@ -114,9 +116,10 @@ Compiled Nvrtc::compile(const Program& program, const std::vector<Header>& heade
     names.push_back(header.name.c_str());
     texts.push_back(header.text.c_str());
   }
-  const std::string architecture = "-arch=" + program.architecture;
-  std::vector<const char*> flags(std::begin(kFlags), std::end(kFlags));
-  flags.push_back(architecture.c_str());
+  std::vector<std::string> words = all_flags(program);
+  words.push_back("-arch=" + program.architecture);
+  std::vector<const char*> flags;
+  for (const std::string& word : words) flags.push_back(word.c_str());
 
   struct Owner {
     const Nvrtc& nvrtc;
@@ -128,12 +131,20 @@ Compiled Nvrtc::compile(const Program& program, const std::vector<Header>& heade
         "nvrtcCreateProgram");
   check(add_name_(owner.handle, program.name_expression.c_str()), "nvrtcAddNameExpression");
   const int code = compile_(owner.handle, static_cast<int>(flags.size()), flags.data());
+  /// One of the compiler's outputs.
+  const auto output = [&](auto size_of, auto get, const char* call) {
+    std::size_t size = 0;
+    check(size_of(owner.handle, &size), call);
+    std::string text(size, '\0');
+    check(get(owner.handle, text.data()), call);
+    return text;
+  };
+  const auto to_text = [](std::string text) {
+    while (!text.empty() && text.back() == '\0') text.pop_back();
+    return text;
+  };
   Compiled result;
-  std::size_t size = 0;
-  check(log_size_(owner.handle, &size), "nvrtcGetProgramLogSize");
-  result.log.resize(size);
-  check(log_(owner.handle, result.log.data()), "nvrtcGetProgramLog");
-  while (!result.log.empty() && result.log.back() == '\0') result.log.pop_back();
+  result.log = to_text(output(log_size_, log_, "nvrtcGetProgramLog"));
   if (code != 0) {
     throw std::runtime_error("nvrtcCompileProgram: " + std::string(error_string_(code)) + " (" +
                              std::to_string(code) + ") for " + program.name_expression + " on " +
@@ -143,9 +154,8 @@ Compiled Nvrtc::compile(const Program& program, const std::vector<Header>& heade
   check(lowered_name_(owner.handle, program.name_expression.c_str(), &lowered),
         "nvrtcGetLoweredName");
   result.cubin.lowered_name = lowered;
-  check(cubin_size_(owner.handle, &size), "nvrtcGetCUBINSize");
-  result.cubin.image.resize(size);
-  check(cubin_(owner.handle, result.cubin.image.data()), "nvrtcGetCUBIN");
+  result.cubin.image = output(cubin_size_, cubin_, "nvrtcGetCUBIN");
+  result.ptx = to_text(output(ptx_size_, ptx_, "nvrtcGetPTX"));
   return result;
 }
 

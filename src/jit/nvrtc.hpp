@@ -5,37 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "jit/program.hpp"
+
 namespace exactile::jit {
-
-struct Header {
-  std::string name;  ///< as in #include <name>
-  std::string text;
-};
-
-/// Whose headers, flags and compiler a program takes.
-enum class Language : unsigned char { kCuda, kSycl };
-
-/// One kernel to compile. `source` includes headers by name.
-struct Program {
-  std::string source;
-  std::string name_expression;  ///< `ns::kernel<Arguments...>`
-  std::string architecture;     ///< "sm_90a"; empty for SPIR-V
-  Language language = Language::kCuda;
-};
-
-/// A compiled kernel: a cubin or SPIR-V.
-struct Binary {
-  std::string image;
-  std::string lowered_name;  ///< of the kernel in the image
-};
-
-struct Compiled {
-  Binary cubin;
-  std::string log;  ///< of the compiler and of ptxas: registers, spills, warnings
-};
-
-/// Part of every compilation by NVRTC, and of the cache key.
-inline constexpr const char* kFlags[] = {"-std=c++20", "--ptxas-options=-v"};
 
 class Nvrtc {
  public:
@@ -70,6 +42,8 @@ class Nvrtc {
   int (*compile_)(Handle*, int, Strings);
   int (*log_size_)(Handle*, std::size_t*);
   int (*log_)(Handle*, char*);
+  int (*ptx_size_)(Handle*, std::size_t*);
+  int (*ptx_)(Handle*, char*);
   int (*cubin_size_)(Handle*, std::size_t*);
   int (*cubin_)(Handle*, char*);
 };

@@ -1,7 +1,11 @@
 // src/python/arrays.cpp - numpy's arrays and DLPack's; which library an array is of.
 #include "python/arrays.hpp"
 
+#include <nanobind/stl/optional.h>
+
 #include <algorithm>
+#include <iterator>
+#include <optional>
 #include <stdexcept>
 
 #include "python/torch_arrays.hpp"
@@ -11,16 +15,6 @@ namespace nb = nanobind;
 
 namespace exactile {
 namespace {
-
-/// DLPack 1.0: what a capsule named "dltensor_versioned" holds.
-struct ManagedTensorVersioned {
-  uint32_t major, minor;
-  void* manager;
-  void (*deleter)(ManagedTensorVersioned*);
-  uint64_t flags;
-  nb::dlpack::dltensor tensor;
-  static constexpr uint64_t kReadOnly = 1;
-};
 
 /// numpy's array interface, C side: what __array_struct__ holds.
 struct ArrayStruct {
@@ -139,16 +133,15 @@ Array read_dlpack(nb::handle x, const ArrayRequest& request) {
     refuse(request, "to be writable", "an array of JAX, whose arrays never change");
   }
   nb::object capsule = capsule_of(x);
-  const nb::dlpack::dltensor* tensor = nullptr;
+  const dlpack::Tensor* tensor = nullptr;
   bool read_only = false;
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    const auto* const managed = static_cast<const ManagedTensorVersioned*>(
+    const auto* const managed = static_cast<const dlpack::ManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-    if (managed->major == 1) tensor = &managed->tensor;
-    read_only = managed->flags & ManagedTensorVersioned::kReadOnly;
+    if (managed->version.major == 1) tensor = &managed->tensor;
+    read_only = managed->flags & dlpack::ManagedTensorVersioned::kReadOnly;
   } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    tensor =
-        static_cast<const nb::dlpack::dltensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+    tensor = static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   }
   if (!tensor) {
     refuse_type(request, "to give a DLPack capsule of version 0 or 1", class_name(capsule));
@@ -156,11 +149,11 @@ Array read_dlpack(nb::handle x, const ArrayRequest& request) {
   if (request.writable && read_only) refuse(request, "to be writable", "a read-only array");
   const ArrayFields fields{
       .data = tensor->data ? static_cast<char*>(tensor->data) + tensor->byte_offset : nullptr,
-      .rank = tensor->ndim,
+      .rank = tensor->rank,
       .shape = tensor->shape,
       .strides = tensor->strides,
       .dtype = dtype_of(tensor->dtype, x, request),
-      .device = {tensor->device.device_type, tensor->device.device_id}};
+      .device = {tensor->device.type, tensor->device.id}};
   return {checked_ref(fields, x, request), std::move(capsule)};
 }
 
@@ -198,15 +191,12 @@ std::string text_of(const nb::object& x) { return nb::str(x).c_str(); }
 
 std::string class_name(nb::handle x) { return text_of(x.type().attr("__name__")); }
 
-Dtype dtype_of(nb::dlpack::dtype dtype, nb::handle x, const ArrayRequest& request) {
-  using Code = nb::dlpack::dtype_code;
-  const auto is = [&](Code code, int bits) {
-    return dtype.code == static_cast<uint8_t>(code) && dtype.bits == bits && dtype.lanes == 1;
-  };
-  if (is(Code::Float, 32)) return Dtype::kFloat32;
-  if (is(Code::Float, 16)) return Dtype::kFloat16;
-  if (is(Code::Bfloat, 16)) return Dtype::kBfloat16;
-  if (is(Code::UInt, 16) && request.planned == Dtype::kBfloat16) return Dtype::kBfloat16;
+Dtype dtype_of(dlpack::DataType type, nb::handle x, const ArrayRequest& request) {
+  const auto known = std::ranges::find(dlpack::kDataTypes, type);
+  if (known != std::end(dlpack::kDataTypes)) {
+    return static_cast<Dtype>(known - std::begin(dlpack::kDataTypes));
+  }
+  if (type == dlpack::kUInt16 && request.planned == Dtype::kBfloat16) return Dtype::kBfloat16;
   refuse_dtype(x, request);
 }
 
@@ -240,6 +230,28 @@ Array read_array(nb::handle x, const ArrayRequest& request) {
   if (Numpy::get().owns(x)) return read_numpy(x, request);
   if (sycl::has_interface(x)) return {sycl::read_interface(x, request), nb::object()};
   return read_dlpack(x, request);
+}
+
+void bind_arrays(nb::module_& m) {
+  using namespace nb::literals;
+  m.attr("DEVICE_CPU") = kDeviceCpu;
+  m.attr("DEVICE_CUDA") = kDeviceCuda;
+  m.attr("DEVICE_CUDA_MANAGED") = kDeviceCudaManaged;
+  m.attr("DEVICE_ONEAPI") = kDeviceOneApi;
+  nb::dict types;  // (code, bits) by dtype
+  const auto add = [&](const char* name, dlpack::DataType type) {
+    types[name] = nb::make_tuple(static_cast<int>(type.code), type.bits);
+  };
+  for (int i = 0; i < kNumDtypes; ++i) add(kDtypeNames[i], dlpack::kDataTypes[i]);
+  add("uint16", dlpack::kUInt16);
+  m.attr("DLPACK_TYPES") = types;
+  m.def(
+      "torch_stream",
+      [](int device) -> std::optional<uint64_t> {
+        const Torch* const torch = Torch::loaded();
+        return torch ? torch->current_stream(device) : std::nullopt;
+      },
+      "device"_a);
 }
 
 }  // namespace exactile

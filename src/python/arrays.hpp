@@ -3,8 +3,8 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 
+#include "base/dlpack.hpp"
 #include "base/run_args.hpp"
 
 namespace exactile {
@@ -45,7 +45,7 @@ struct ArrayFields {
 ArrayRef checked_ref(const ArrayFields& fields, nanobind::handle x, const ArrayRequest& request);
 
 /// float32, float16, bfloat16, or uint16 as storage of bfloat16; refuses others.
-Dtype dtype_of(nanobind::dlpack::dtype dtype, nanobind::handle x, const ArrayRequest& request);
+Dtype dtype_of(dlpack::DataType type, nanobind::handle x, const ArrayRequest& request);
 
 /// "varlen_prefill: expected q <expected>, got <got>", a ValueError or a TypeError.
 [[noreturn]] void refuse(const ArrayRequest& request, const std::string& expected,
@@ -62,5 +62,8 @@ std::string text_of(const nanobind::object& x);
 
 /// Name of the class of x, for messages.
 std::string class_name(nanobind::handle x);
+
+/// DLPack's numbers, and torch's streams, for Python.
+void bind_arrays(nanobind::module_& m);
 
 }  // namespace exactile

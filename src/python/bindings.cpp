@@ -287,6 +287,7 @@ NB_MODULE(_core, m) {
   m.def("kept_result_bytes", &kept_result_bytes);
   m.def("empty_result_cache", &empty_result_cache);
   m.def("support", &support);
+  bind_arrays(m);
   jit::bind(m);
   cuda::bind(m);
   sycl::bind(m);

@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "base/dlpack.hpp"
 #include "cuda/device.hpp"
 #include "jit/cache.hpp"
 #include "python/jit_bindings.hpp"
@@ -41,12 +42,13 @@ nb::tuple kernel_program(const std::string& family, const std::string& dtype, in
                          int head_dim_v, bool border, const std::string& scheduler,
                          const std::string& probe) {
   const jit::Program program =
-      make_program({.family = from_name<Family>(family, kFamilyNames, "family"),
-                    .dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
-                    .head_dim = head_dim,
-                    .head_dim_v = head_dim_v,
+      make_program({.instance = {.dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
+                                 .head_dim = head_dim,
+                                 .head_dim_v = head_dim_v,
+                                 .policy = {.scheduler = from_name<SchedulerKind>(
+                                                scheduler, kSchedulerNames, "scheduler")}},
+                    .family = from_name<Family>(family, kFamilyNames, "family"),
                     .mask = border ? MaskKind::kBorder : MaskKind::kFull,
-                    .scheduler = from_name<SchedulerKind>(scheduler, kSchedulerNames, "scheduler"),
                     .probe = from_name<Probe>(probe, kProbeNames, "probe")},
                    "");
   return nb::make_tuple(program.source, program.name_expression);
@@ -64,9 +66,13 @@ nb::tuple find_cubin(const std::string& source, const std::string& name_expressi
   }
   jit::warn_of_cache();
   const std::string& image = found.binary->image;
-  return nb::make_tuple(name_of(found.origin, jit::kOriginNames), jit::cache_key(program),
+  return nb::make_tuple(name_of(found.origin, jit::kOriginNames), found.key,
                         found.binary->lowered_name, nb::bytes(image.data(), image.size()));
 }
+
+static_assert(sizeof(dlpack::Tensor) == sizeof(nb::dlpack::dltensor) &&
+              offsetof(dlpack::Tensor, dtype) == offsetof(nb::dlpack::dltensor, dtype) &&
+              offsetof(dlpack::Tensor, byte_offset) == offsetof(nb::dlpack::dltensor, byte_offset));
 
 /// Memory for a result, for libraries that take it by DLPack. Freed with the last view of it.
 nb::ndarray<nb::array_api> empty(const std::vector<std::size_t>& shape, const std::string& dtype,
@@ -92,13 +98,11 @@ nb::ndarray<nb::array_api> empty(const std::vector<std::size_t>& shape, const st
     } catch (const std::exception&) {            // at exit the driver may be gone
     }
   });
-  const nb::dlpack::dtype_code code =
-      type == Dtype::kBfloat16 ? nb::dlpack::dtype_code::Bfloat : nb::dlpack::dtype_code::Float;
-  return nb::ndarray<nb::array_api>(address, shape.size(), shape.data(), owner, nullptr,
-                                    {.code = static_cast<uint8_t>(code),
-                                     .bits = static_cast<uint8_t>(8 * dtype_bytes(type)),
-                                     .lanes = 1},
-                                    nb::device::cuda::value, ordinal);
+  const dlpack::DataType element = dlpack::data_type(type);
+  return nb::ndarray<nb::array_api>(
+      address, shape.size(), shape.data(), owner, nullptr,
+      {.code = static_cast<uint8_t>(element.code), .bits = element.bits, .lanes = element.lanes},
+      nb::device::cuda::value, ordinal);
 }
 
 /// (address, device) of lengths on a GPU.

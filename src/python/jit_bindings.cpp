@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "jit/cache.hpp"
+#include "jit/warnings.hpp"
 
 namespace nb = nanobind;
 
@@ -33,11 +34,11 @@ nb::tuple nvrtc_info() {
 }  // namespace
 
 void warn_of_cache() {
-  const std::string text = take_cache_warning();
-  if (text.empty()) return;
-  constexpr int kCaller = 2;  // of the function in Python that got here
-  nb::module_::import_("warnings")
-      .attr("warn")(fsdecode(text), nb::handle(PyExc_RuntimeWarning), kCaller);
+  for (std::string text; !(text = take_warning()).empty();) {
+    constexpr int kCaller = 2;  // of the function in Python that got here
+    nb::module_::import_("warnings")
+        .attr("warn")(fsdecode(text), nb::handle(PyExc_RuntimeWarning), kCaller);
+  }
 }
 
 void bind(nb::module_& m) {

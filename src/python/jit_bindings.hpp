@@ -7,8 +7,9 @@ namespace exactile::jit {
 
 void bind(nanobind::module_& m);
 
-/// Gives a RuntimeWarning, once in a process, where the cache directory could not be used. After
-/// every call that may have looked there; with the GIL, and without locks.
+/// Gives a RuntimeWarning, once in a process, where the cache directory could not be used, and
+/// where EXACTILE_JIT_DUMP lacks a disassembler. After every call that may have looked for a
+/// kernel; with the GIL, and without locks.
 void warn_of_cache();
 
 }  // namespace exactile::jit

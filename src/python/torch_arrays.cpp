@@ -7,24 +7,6 @@ namespace nb = nanobind;
 
 namespace exactile {
 
-/// DLPack's table of C functions (version 1.3), up to the one that is used here.
-struct DlpackExchange {
-  uint32_t major, minor;
-  const DlpackExchange* previous;
-  void* unused[3];
-  int (*view)(void* tensor, nb::dlpack::dltensor* view);  ///< without a reference; -1: raised
-
-  /// That of a class of tensors, or null.
-  static const DlpackExchange* find(nb::handle type) {
-    const nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
-    if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
-    const auto* table = static_cast<const DlpackExchange*>(
-        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-    while (table && table->major != 1) table = table->previous;
-    return table && table->view ? table : nullptr;
-  }
-};
-
 namespace {
 
 nb::object intern(const char* name) { return nb::steal(PyUnicode_InternFromString(name)); }
@@ -51,6 +33,17 @@ nb::object call(nb::handle function) {
   return result;
 }
 
+/// DLPack's functions of a class of tensors; null where it has none of version 1.
+const dlpack::ExchangeApi* find_exchange(nb::handle type) {
+  constexpr const char* kName = "dlpack_exchange_api";
+  const nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), kName)) return nullptr;
+  const auto* api =
+      static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), kName));
+  while (api && api->version.major != 1) api = api->previous;
+  return api && api->view_of_object ? api : nullptr;
+}
+
 int64_t to_int(nb::handle value) {
   const long long result = PyLong_AsLongLong(value.ptr());
   if (result == -1 && PyErr_Occurred()) throw nb::python_error();
@@ -75,7 +68,7 @@ Torch::Torch(nb::handle torch)
       forward_ad_(torch.attr("autograd").attr("forward_ad")),
       increment_version_(torch.attr("_C").attr("_increment_version")),
       is_wrapped_(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")),
-      exchange_(DlpackExchange::find(tensor_type_)) {
+      exchange_(find_exchange(tensor_type_)) {
   for (int i = 0; i < kNumDtypes; ++i) dtypes_[i] = torch.attr(kDtypeNames[i]);
   try {
     increment_version_(nb::make_tuple());
@@ -122,15 +115,15 @@ ArrayRef Torch::read(nb::handle tensor, const ArrayRequest& request) const {
 }
 
 ArrayRef Torch::read_view(nb::handle tensor, const ArrayRequest& request) const {
-  nb::dlpack::dltensor view;
-  if (exchange_->view(tensor.ptr(), &view)) throw nb::python_error();
+  dlpack::Tensor view;
+  if (exchange_->view_of_object(tensor.ptr(), &view)) throw nb::python_error();
   return checked_ref(
       {.data = view.data ? static_cast<char*>(view.data) + view.byte_offset : nullptr,
-       .rank = view.ndim,
+       .rank = view.rank,
        .shape = view.shape,
        .strides = view.strides,
        .dtype = dtype_of(view.dtype, tensor, request),
-       .device = {view.device.device_type, view.device.device_id}},
+       .device = {view.device.type, view.device.id}},
       tensor, request);
 }
 
@@ -213,6 +206,13 @@ void Torch::will_write(nb::handle tensor) const {
   } catch (const nb::python_error&) {  // those made under inference_mode have no version
     if (!is_true(tensor, Names::get().is_inference)) throw;
   }
+}
+
+std::optional<uint64_t> Torch::current_stream(int device) const {
+  if (!exchange_ || !exchange_->current_work_stream) return std::nullopt;
+  void* stream = nullptr;
+  if (exchange_->current_work_stream(kDeviceCuda, device, &stream)) throw nb::python_error();
+  return reinterpret_cast<uint64_t>(stream);
 }
 
 nb::object suspend_compiler() {

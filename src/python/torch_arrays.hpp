@@ -2,12 +2,11 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 
 #include "python/arrays.hpp"
 
 namespace exactile {
-
-struct DlpackExchange;
 
 /// What is asked of torch, looked up once.
 class Torch {
@@ -28,6 +27,9 @@ class Torch {
   /// Refuses tensors with a tangent (forward-mode differentiation), which nobody would propagate.
   void refuse_tangents(std::initializer_list<nanobind::handle> tensors) const;
 
+  /// Handle of torch's current stream on a GPU; empty where DLPack's functions do not say.
+  std::optional<uint64_t> current_stream(int device) const;
+
   /// Tells autograd that `tensor` is about to be written.
   void will_write(nanobind::handle tensor) const;
 
@@ -39,10 +41,10 @@ class Torch {
   bool is_true(nanobind::handle tensor, const nanobind::object& method) const;
 
   nanobind::object tensor_type_, is_tracing_, is_grad_enabled_, forward_ad_, increment_version_;
-  nanobind::object dtypes_[kNumDtypes];       // by Dtype
-  nanobind::object is_wrapped_;               // by functorch
-  bool increments_many_ = false;              // increment_version_ takes tensors, not one
-  const DlpackExchange* exchange_ = nullptr;  // of torch 2.10 and newer
+  nanobind::object dtypes_[kNumDtypes];            // by Dtype
+  nanobind::object is_wrapped_;                    // by functorch
+  bool increments_many_ = false;                   // increment_version_ takes tensors, not one
+  const dlpack::ExchangeApi* exchange_ = nullptr;  // of torch 2.10 and newer
 };
 
 /// Where torch.compile's hook is set: takes it off and returns it, else None. Frames that are

@@ -13,9 +13,9 @@ namespace {
 constexpr const char* kInterface = "__sycl_usm_array_interface__";
 
 /// "|f4" -> float of 32 bits.
-nb::dlpack::dtype parse_typestr(const std::string& text) {
-  constexpr std::string_view kKinds = "iuf?cb";  // numpy's kinds at DLPack's codes
-  const auto code = static_cast<uint8_t>(kKinds.find(text.at(1)));
+dlpack::DataType parse_typestr(const std::string& text) {
+  constexpr std::string_view kKinds = "iuf??cb";  // numpy's kinds at DLPack's codes
+  const auto code = static_cast<dlpack::TypeCode>(kKinds.find(text.at(1)));
   return {.code = code, .bits = static_cast<uint8_t>(8 * std::stoi(text.substr(2))), .lanes = 1};
 }
 
@@ -27,7 +27,7 @@ ArrayRef read_interface(nb::handle x, const ArrayRequest& request) {
   const auto fields = nb::cast<nb::dict>(x.attr(kInterface));
   const auto [base, read_only] = nb::cast<std::pair<uint64_t, bool>>(fields["data"]);
   if (request.writable && read_only) refuse(request, "to be writable", "a read-only array");
-  const nb::dlpack::dtype type = parse_typestr(nb::cast<std::string>(fields["typestr"]));
+  const dlpack::DataType type = parse_typestr(nb::cast<std::string>(fields["typestr"]));
   const auto offset = nb::cast<int64_t>(fields["offset"]);  // in elements, as the strides
   const auto shape = nb::cast<std::vector<int64_t>>(fields["shape"]);
   std::vector<int64_t> strides;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/plan.hpp"
-#include "jit/nvrtc.hpp"
+#include "jit/program.hpp"
 
 namespace exactile::sycl {
 

@@ -322,3 +322,26 @@ def test_device_names():
         "oneAPI",
         "DLPack device type 99",
     ]
+
+
+def test_dlpack_numbers():
+    """Ours are those of torch."""
+    of_torch = torch.utils.dlpack.DLDeviceType
+    assert [
+        (_core.DEVICE_CPU, int(of_torch.kDLCPU)),
+        (_core.DEVICE_CUDA, int(of_torch.kDLCUDA)),
+        (_core.DEVICE_CUDA_MANAGED, int(of_torch.kDLCUDAManaged)),
+        (_core.DEVICE_ONEAPI, int(of_torch.kDLOneAPI)),
+    ] == [(x, x) for x in (1, 2, 13, 14)]
+    assert _core.DLPACK_TYPES == {
+        "float32": (2, 32),
+        "float16": (2, 16),
+        "bfloat16": (4, 16),
+        "uint16": (1, 16),
+    }
+
+
+def test_the_current_stream_comes_from_dlpack():
+    """Where torch has DLPack's C functions. A build without CUDA says the default stream."""
+    has_functions = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    assert isinstance(_core.torch_stream(0), int if has_functions else type(None))

@@ -324,6 +324,16 @@ def test_streams_and_threads_of_one_plan(family):
         assert torch.equal(out, want)
 
 
+def test_the_current_stream_of_torch():
+    """From DLPack's C functions, where torch has them: it is what torch says in public."""
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        assert _core.torch_stream(0) is None
+        return
+    for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):
+        with torch.cuda.stream(stream):
+            assert _core.torch_stream(0) == torch.cuda.current_stream().cuda_stream
+
+
 def test_a_plan_may_go_before_its_kernels_are_done(family):
     batch = make_batch([2000, 1500], dtype="bfloat16", head_dim=128, heads=(16, 4))
     q, k, v = (to_gpu(x) for x in (batch.q, batch.k, batch.v))

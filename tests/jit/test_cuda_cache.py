@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+import exactile
 from abilities import needs, require
 from cases import TESTS
 from exactile import _core
@@ -22,8 +24,10 @@ needs_nvrtc = needs("nvrtc")
 SOURCE = "template <int k> __global__ void add(int* x) { x[threadIdx.x] += k; }\n"
 
 FIND = """
-import json, sys
+import json, os, sys
+import exactile
 from exactile import _core
+_core.configure(os.environ.get("INCLUDE_DIR", exactile.include_dir()), "", sys.path)
 origin, key, name, image = _core.find_cubin(sys.argv[1], "add<3>", "sm_90")
 print(json.dumps([origin, key, name, len(image)]))
 """
@@ -49,6 +53,20 @@ def test_compiled_once_then_found(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [f"{key}.cubin"]
     assert find(tmp_path) == ["cache directory", key, name, size]
     assert find(tmp_path, SOURCE + "// another")[0] == "compiler"
+
+
+@needs_nvrtc
+def test_another_header_is_another_key(tmp_path):
+    """Whoever edits the installed headers gets kernels made of them."""
+    cache, include = tmp_path / "cache", tmp_path / "include"
+    shutil.copytree(exactile.include_dir(), include)
+    first = find(cache, INCLUDE_DIR=str(include))
+    assert first[0] == "compiler"
+    assert find(cache)[:2] == ["cache directory", first[1]]  # no path is part of it
+    with (include / "exactile" / "cuda" / "ptx.hpp").open("a") as header:
+        header.write("// edited\n")
+    edited = find(cache, INCLUDE_DIR=str(include))
+    assert (edited[0], edited[1] != first[1]) == ("compiler", True)
 
 
 @needs_nvrtc

@@ -23,12 +23,22 @@ struct alignas(16) TileRecord {
                     ///< / ~(first sequence), which is negative
   int32_t k_begin;  ///< first row of the sequence (/ sequences) in the packed key tensor; where
                     ///< keys lie in pages (PagedKv), the number of the sequence
-  int32_t k_len;    ///< number of keys of the sequence / tokens << 20 | number of keys
+  int32_t k_len;    ///< number of keys of the sequence / tokens << kPackedKeyBits | number of keys
 
+  static constexpr int32_t kPackedKeyBits = 20;
+
+  /// A tile of several sequences.
+  EXACTILE_HOST_DEVICE static constexpr TileRecord packed(int32_t q_begin, int32_t first_sequence,
+                                                          int32_t k_begin, int32_t tokens,
+                                                          int32_t keys) {
+    return {q_begin, ~first_sequence, k_begin, tokens << kPackedKeyBits | keys};
+  }
   EXACTILE_HOST_DEVICE constexpr bool is_packed() const { return q_end < 0; }
   EXACTILE_HOST_DEVICE constexpr int32_t first_sequence() const { return ~q_end; }
-  EXACTILE_HOST_DEVICE constexpr int32_t packed_tokens() const { return k_len >> 20; }
-  EXACTILE_HOST_DEVICE constexpr int32_t packed_keys() const { return k_len & ((1 << 20) - 1); }
+  EXACTILE_HOST_DEVICE constexpr int32_t packed_tokens() const { return k_len >> kPackedKeyBits; }
+  EXACTILE_HOST_DEVICE constexpr int32_t packed_keys() const {
+    return k_len & ((1 << kPackedKeyBits) - 1);
+  }
 };
 static_assert(sizeof(TileRecord) == 16);
 

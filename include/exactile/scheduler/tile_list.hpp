@@ -58,8 +58,8 @@ struct TileListSpec {
   const int32_t* seqused_k = nullptr;
 };
 
-/// A packed tile has at most 1,023 tokens; their sequences' keys are counted in 20 bits.
-inline constexpr int32_t kMaxPackedLen = 1023;
+/// A packed tile has at most so many tokens, so their sequences' keys can be counted.
+inline constexpr int32_t kMaxPackedLen = (1 << TileRecord::kPackedKeyBits / 2) - 1;
 
 EXACTILE_HOST_DEVICE constexpr bool is_packed_sequence(const TileListSpec& spec, int32_t b) {
   const int32_t len_q = spec.cu_seqlens_q[b + 1] - spec.cu_seqlens_q[b];
@@ -84,7 +84,7 @@ EXACTILE_HOST_DEVICE constexpr int32_t for_each_packed_tile(const TileListSpec& 
     if (first == last) {
       visit(TileRecord{token, q[first + 1], k[first], k[first + 1] - k[first]});
     } else {
-      visit(TileRecord{token, ~first, k[first], tokens << 20 | (k[last + 1] - k[first])});
+      visit(TileRecord::packed(token, first, k[first], tokens, k[last + 1] - k[first]));
     }
   }
   return end;

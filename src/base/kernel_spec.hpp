@@ -1,0 +1,44 @@
+// src/base/kernel_spec.hpp - which instance of a kernel: the key by which loaded kernels are found.
+// Its source is made where none is loaded yet.
+#pragma once
+
+#include <compare>
+#include <memory>
+
+#include "base/plan.hpp"
+
+namespace exactile {
+
+/// A shipped policy, or a user's own in its place. Two of those are one where their text is.
+struct PolicySpec {
+  SchedulerKind scheduler;
+  std::shared_ptr<const UserScheduler> user = nullptr;
+
+  friend bool operator==(const PolicySpec& a, const PolicySpec& b) { return (a <=> b) == 0; }
+  friend std::strong_ordering operator<=>(const PolicySpec& a, const PolicySpec& b) {
+    if (a.user && b.user) {
+      return a.user == b.user ? std::strong_ordering::equal : *a.user <=> *b.user;
+    }
+    if (a.user || b.user) return (a.user != nullptr) <=> (b.user != nullptr);
+    return a.scheduler <=> b.scheduler;
+  }
+};
+
+/// What the kernels of every backend are instantiated for. A backend's own spec has more.
+struct InstanceSpec {
+  Dtype dtype;
+  int32_t head_dim;
+  int32_t head_dim_v;
+  PolicySpec policy;
+
+  friend auto operator<=>(const InstanceSpec&, const InstanceSpec&) = default;
+};
+
+inline InstanceSpec instance_spec(const Plan& plan) {
+  return {.dtype = plan.dtype,
+          .head_dim = plan.head_dim,
+          .head_dim_v = plan.head_dim_v,
+          .policy = {.scheduler = plan.scheduler, .user = plan.user_scheduler}};
+}
+
+}  // namespace exactile

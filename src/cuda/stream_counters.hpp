@@ -1,0 +1,54 @@
+// src/cuda/stream_counters.hpp - the counters of a plan's launches, and when the last ones are
+// over.
+#pragma once
+
+#include <vector>
+
+#include "cuda/device.hpp"
+
+namespace exactile::cuda {
+
+/// What a launch is given.
+struct LaunchCounter {
+  DevicePtr address;  ///< 0 where the policy needs none
+  bool is_zero;       ///< else it has to be set to 0
+  Event last_use;     ///< to be recorded after the launch; null while capturing
+};
+
+/// A stream has a counter of its own, and so has every launch that is captured into a graph: a
+/// graph may be replayed beside anything else. Launches of a shipped policy leave a counter at 0,
+/// where they found it. Not thread-safe: DevicePlans::mutex().
+class StreamCounters {
+ public:
+  /// `first`: the counter in the block of the lists, which their writer sets to 0; or 0 where the
+  /// policy needs none. `leaves_zero`: the policy does.
+  StreamCounters(Device& device, DevicePtr first, bool leaves_zero)
+      : device_(device), first_(first), leaves_zero_(leaves_zero) {}
+
+  /// For the next launch on a stream.
+  LaunchCounter take(const LaunchStream& stream);
+
+  /// Whether any launch was not captured.
+  bool launched() const { return !streams_.empty(); }
+
+  /// Gives back memory, with the events that its next use has to wait for.
+  void release(std::vector<Block> blocks, std::vector<Event> last_uses);
+
+ private:
+  struct StreamState {
+    unsigned long long id;
+    DevicePtr counter;
+    Event last_use;
+  };
+  DevicePtr new_counter();
+
+  Device& device_;
+  const DevicePtr first_;
+  const bool leaves_zero_;
+  std::vector<StreamState> streams_;
+  bool first_taken_ = false;   // by a stream or a captured launch
+  std::vector<Block> blocks_;  // for any further one
+  std::size_t used_ = 0;
+};
+
+}  // namespace exactile::cuda
