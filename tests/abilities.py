@@ -93,6 +93,16 @@ def is_editable() -> bool:
     return json.loads(url).get("dir_info", {}).get("editable", False)
 
 
+def cuda_headers() -> Path | None:
+    """The folder that cuda.h and cudaTypedefs.h are in: of a Python package, or of a toolkit."""
+    found = importlib.util.find_spec("nvidia")
+    packages = found.submodule_search_locations if found else None
+    folders = [Path(each, "cu13") for each in packages or ()]
+    folders += [Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda")]
+    each = (folder / "include" for folder in folders)
+    return next((path for path in each if (path / "cudaTypedefs.h").exists()), None)
+
+
 def package(name: str, distribution_name: str | None = None) -> Ability:
     """A Python package, by the name of its module."""
     return Ability(name, f"pip install {distribution_name or name}", partial(has_module, name))
@@ -156,6 +166,11 @@ ABILITIES = {
     "g++-11": program("g++-11", "Debian: apt-get install g++-11"),
     "clang++": program("clang++", "Debian: apt-get install clang"),
     "clang++-15": program("clang++-15", "Debian: apt-get install clang-15"),
+    "cuda headers": Ability(
+        "CUDA headers",
+        "pip install nvidia-cuda-runtime, or the toolkit and CUDA_HOME",
+        lambda: cuda_headers() is not None,
+    ),
     "nvcc": program("nvcc", "the CUDA toolkit, 12.4 or newer"),
     "cmake": program("cmake", "pip install '.[test]'"),
     "ninja": program("ninja", "pip install '.[test]'"),

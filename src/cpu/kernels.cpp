@@ -6,6 +6,7 @@
 #include "cpu/kernels.hpp"
 
 #include <exactile/cpu/kernel.hpp>
+#include <exactile/support.def>
 
 #define EXACTILE_STRING2(x) #x
 #define EXACTILE_STRING(x) EXACTILE_STRING2(x)
@@ -28,6 +29,28 @@ static constexpr ElementKernels kernels_of() {
   return {.work_group = {EXACTILE_POLICIES(EXACTILE_COLUMN)},
           .scratch_bytes = Scratch<Traits<Element>>::bytes};
 }
+
+/// What head dims are multiples of, in the order of Dtype.
+template <class... Elements>
+struct Steps {
+  static constexpr int kHeadDim[] = {Scratch<Traits<Elements>>::kHeadDimStep...};
+  static constexpr int kHeadDimV[] = {Scratch<Traits<Elements>>::kHeadDimVStep...};
+};
+using AllSteps = Steps<float, Fp16, Bf16>;
+
+// A row whose head dims are none would be read and written past its end.
+#define EXACTILE_CHECK_ROW(backend, dtype, kQk, kV)                                         \
+  static_assert(Backend::backend != Backend::kCpu ||                                        \
+                    kQk % AllSteps::kHeadDim[static_cast<int>(Dtype::dtype)] == 0,          \
+                "support.def: the row " #backend ", " #dtype ", " #kQk ", " #kV             \
+                ": head_dim is no multiple of what the CPU kernels for " EXACTILE_STRING(   \
+                    EXACTILE_CPU_ISA) " load at a time (Scratch::kHeadDimStep)");           \
+  static_assert(Backend::backend != Backend::kCpu ||                                        \
+                    kV % AllSteps::kHeadDimV[static_cast<int>(Dtype::dtype)] == 0,          \
+                "support.def: the row " #backend ", " #dtype ", " #kQk ", " #kV             \
+                ": head_dim_v is no multiple of what the CPU kernels for " EXACTILE_STRING( \
+                    EXACTILE_CPU_ISA) " store at a time (Scratch::kHeadDimVStep)");
+EXACTILE_SUPPORT(EXACTILE_CHECK_ROW)
 
 extern const KernelTable kKernelTable;
 const KernelTable kKernelTable = {

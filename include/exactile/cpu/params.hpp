@@ -7,8 +7,8 @@
 namespace exactile::cpu {
 
 struct PrefillParams : CommonParams {
-  int32_t head_dim;    ///< of q and k; a multiple of 16
-  int32_t head_dim_v;  ///< of v and out; a multiple of 16
+  int32_t head_dim;    ///< of q and k; a multiple of Scratch<Traits>::kHeadDimStep
+  int32_t head_dim_v;  ///< of v and out; a multiple of Scratch<Traits>::kHeadDimVStep
   int32_t max_len_k;   ///< keys of the longest sequence
   bool stream_out;     ///< write out past the caches; its rows are 64-byte aligned
 };

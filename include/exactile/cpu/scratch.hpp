@@ -14,6 +14,10 @@ struct Scratch {
   static constexpr int kPanel = MicroKernel<Traits>::kPanel;
   static constexpr int kPanels = (kBlockM + kPanel - 1) / kPanel;
   static constexpr int kRows = kPanels * kPanel;
+  /// What is loaded, copied and transposed at a time of a row of q or k, and stored of one of out:
+  /// a vector of operands, a cache line. src/cpu/kernels.cpp checks support.def's rows.
+  static constexpr int kHeadDimStep = kLanes * MicroKernel<Traits>::Operand::kPerScalar;
+  static constexpr int kHeadDimVStep = max<int>(kLanes, 64 / sizeof(typename Traits::Element));
   /// Copies for tile registers cost a quarter of the time, so they are kept for a worker's next
   /// tiles of the same sequence and head. Other copies are cheap: one block at a time.
   static constexpr bool kKeepStaged = Traits::kProduct == Product::kBf16Tile;

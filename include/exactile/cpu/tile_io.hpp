@@ -57,7 +57,7 @@ struct TileIo {
   template <bool kStream>
   static Sums store_rows(const PrefillParams& params, const TileRows& tile,
                          const Scratch<Traits>& scratch) {
-    constexpr int kChunk = 64 / sizeof(Element) < kLanes ? kLanes : 64 / sizeof(Element);
+    constexpr int kChunk = Scratch<Traits>::kHeadDimVStep;
     auto* const out = static_cast<Element*>(params.out.data);
     Ints not_finite{};
     for (int row0 = 0; row0 < tile.rows(); row0 += kLanes) {
@@ -99,7 +99,7 @@ struct TileIo {
   }
 
   static void transpose_rows(const Element* const (&from)[kLanes], int head_dim, Scalar* to) {
-    for (int d = 0; d < head_dim; d += kLanes * kPerScalar) {
+    for (int d = 0; d < head_dim; d += Scratch<Traits>::kHeadDimStep) {
       typename Kernel::Vector x[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
