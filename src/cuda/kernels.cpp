@@ -37,11 +37,11 @@ constexpr Shape shape_of_traits() {
 const std::vector<KernelRow<Shapes>>& rows() {
   static const auto all = kernel_rows<Backend::kCuda, Shapes>(
       []<class Element, int kHeadDim, int kHeadDimV>() -> Shapes {
-        constexpr auto kFull = MaskKind::kFull, kBorder = MaskKind::kBorder,
+        constexpr auto kFull = MaskKind::kFull, kMasked = MaskKind::kMasked,
                        kPacked = MaskKind::kPacked;
 #define EXACTILE_FAMILY(Family, name, ...)                                 \
   {shape_of_traits<name::Traits<Element, kHeadDim, kHeadDimV, kFull>>(),   \
-   shape_of_traits<name::Traits<Element, kHeadDim, kHeadDimV, kBorder>>(), \
+   shape_of_traits<name::Traits<Element, kHeadDim, kHeadDimV, kMasked>>(), \
    shape_of_traits<name::Traits<Element, kHeadDim, kHeadDimV, kPacked>>()},
         return {{EXACTILE_CUDA_FAMILIES(EXACTILE_FAMILY)}};
 #undef EXACTILE_FAMILY
@@ -49,7 +49,7 @@ const std::vector<KernelRow<Shapes>>& rows() {
   return all;
 }
 
-constexpr const char* kMaskKindNames[kNumMaskKinds] = {"kFull", "kBorder", "kPacked"};
+constexpr const char* kMaskKindNames[kNumMaskKinds] = {"kFull", "kMasked", "kPacked"};
 
 std::string traits_name(const KernelSpec& spec, const std::string& family) {
   const InstanceSpec& of = spec.instance;
@@ -62,7 +62,7 @@ std::string traits_name(const KernelSpec& spec, const std::string& family) {
 
 MaskKind mask_kind(const Mask& mask, bool packs_sequences) {
   if (packs_sequences) return MaskKind::kPacked;
-  return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kBorder;
+  return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kMasked;
 }
 
 Shape shape_of(const KernelSpec& spec) {
@@ -131,7 +131,7 @@ std::vector<jit::Program> shipped_programs() {
   std::vector<KernelSpec> specs;
   for (const KernelRow<Shapes>& row : rows()) {
     for (int family = 0; family < kNumFamilies; ++family) {
-      for (const MaskKind mask : {MaskKind::kFull, MaskKind::kBorder, MaskKind::kPacked}) {
+      for (const MaskKind mask : {MaskKind::kFull, MaskKind::kMasked, MaskKind::kPacked}) {
         for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
           // The planner packs unasked for some policies; others are compiled when they are asked
           // for.

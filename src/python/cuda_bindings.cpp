@@ -39,7 +39,7 @@ nb::dict driver_info() {
 
 /// (source, name_expression) of a kernel; for tests.
 nb::tuple kernel_program(const std::string& family, const std::string& dtype, int head_dim,
-                         int head_dim_v, bool border, const std::string& scheduler,
+                         int head_dim_v, bool masked, const std::string& scheduler,
                          const std::string& probe) {
   const jit::Program program =
       make_program({.instance = {.dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
@@ -48,7 +48,7 @@ nb::tuple kernel_program(const std::string& family, const std::string& dtype, in
                                  .policy = {.scheduler = from_name<SchedulerKind>(
                                                 scheduler, kSchedulerNames, "scheduler")}},
                     .family = from_name<Family>(family, kFamilyNames, "family"),
-                    .mask = border ? MaskKind::kBorder : MaskKind::kFull,
+                    .mask = masked ? MaskKind::kMasked : MaskKind::kFull,
                     .probe = from_name<Probe>(probe, kProbeNames, "probe")},
                    "");
   return nb::make_tuple(program.source, program.name_expression);
@@ -126,7 +126,7 @@ void bind(nb::module_& m) {
   m.def("cuda_lengths", &lengths, "lengths"_a.noconvert());
   m.def("cuda_synchronize", &synchronize, "device"_a, "stream"_a);
   m.def("kernel_program", &kernel_program, "family"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
-        "border"_a, "scheduler"_a, "probe"_a = "NoProbe");
+        "masked"_a, "scheduler"_a, "probe"_a = "NoProbe");
   m.def("find_cubin", &find_cubin, "source"_a, "name_expression"_a, "architecture"_a);
 }
 

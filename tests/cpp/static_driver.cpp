@@ -1,5 +1,5 @@
 // tests/cpp/static_driver.cpp - src/cuda/driver.hpp against CUDA's own headers: compiles where it
-// is right (tests/test_driver.py).
+// is right (tests/cuda/test_driver.py).
 //
 // cudaTypedefs.h has a type for each function and version: PFN_cuMemAlloc_v3020. A version that
 // does not exist does not compile, nor does a parameter of another kind or size.

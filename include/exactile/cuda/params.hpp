@@ -16,9 +16,9 @@ struct alignas(64) TensorMap {
   unsigned char bytes[128];
 };
 
-/// Which blocks have to be masked. kBorder covers causal, windows and both: Mask says which.
+/// Which blocks have to be masked. kMasked covers causal, windows and both: Mask says which.
 /// kPacked covers any mask, and tiles that hold several sequences.
-enum class MaskKind : unsigned char { kFull, kBorder, kPacked };
+enum class MaskKind : unsigned char { kFull, kMasked, kPacked };
 inline constexpr int kNumMaskKinds = 3;
 
 /// What Timeline (probe.hpp) says of a tile, or of a work-group that found none: of that, begin and

@@ -1,6 +1,6 @@
-// exactile/cuda/sm90/packed_tiles.hpp - tiles of several sequences: the producer warpgroup's warps 1
-// to 3 prepare a tile while the consumers compute the one before: which keys each token sees (warp 1)
-// and which blocks of V hold Inf or NaN (warps 2 and 3).
+// exactile/cuda/sm90/packed_tiles.hpp - tiles of several sequences: the producer warpgroup's warps
+// 1 to 3 prepare a tile while the consumers compute the one before: which keys each token sees
+// (warp 1) and which blocks of V hold Inf or NaN (warps 2 and 3).
 //
 // Barriers: slot_full says that the producer has written a slot; every lane arrives at its q_full
 // when it has read it. v_checked says that a block of V has been looked through.

@@ -132,7 +132,7 @@ struct Traits {
 
   /// Steady blocks are computed in pairs, which costs registers.
   static constexpr bool kPairs =
-      kMask == MaskKind::kFull || (kMask == MaskKind::kBorder && kHeadDim <= 128);
+      kMask == MaskKind::kFull || (kMask == MaskKind::kMasked && kHeadDim <= 128);
 
   /// Columns of a TMA box; its swizzle is as wide, 128 or 64 bytes. Boxes: Q (kChunk, tile_heads,
   /// tile_tokens), K and V (kChunk, 1, kBoxN), over (head_dim, heads, tokens).

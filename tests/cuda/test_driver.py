@@ -9,7 +9,7 @@ import pytest
 
 from abilities import cuda_headers, needs, require
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DRIVER = ROOT / "src/cuda/driver.hpp"
 
 

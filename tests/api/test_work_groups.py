@@ -14,7 +14,7 @@ import pytest
 
 import exactile
 from abilities import needs
-from conftest import cumulate
+from cases import cumulate
 from exactile import _core
 
 SOURCE = """

@@ -9,7 +9,7 @@ import pytest
 
 from abilities import needs, require
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DTYPES = ["kFloat32", "kFloat16", "kBfloat16"]
 FLAGS = {
     "baseline": [],
