@@ -91,8 +91,9 @@ def test_no_disassembler(tmp_path):
     nothing = {"PATH": "", "CUDA_HOME": "", "CUDA_PATH": ""}
     *_, warnings = find(tmp_path, **nothing)
     suffixes = {file.suffix for file in (tmp_path / "dump").iterdir()}
-    if ".sass" in suffixes:
-        pytest.skip("nvdisasm is found without PATH and CUDA_HOME")
+    if ".sass" in suffixes:  # found where toolkits are installed
+        assert warnings == []
+        return
     assert suffixes == {".cu", ".ptx", ".cubin"}
     (warning,) = warnings
     assert "no SASS beside" in warning
