@@ -101,8 +101,9 @@ def judge(
 
     Notes
     -----
-    The tolerance of a row is derived: twice the error of `same_dtype`, plus a floor relative to the
-    row's largest value:
+    The tolerance of a row is relative to the row's largest value, and derived: twice the largest
+    relative error that `same_dtype` has in any of these rows, since in a single one it may be
+    small by luck, plus a floor:
 
     - out: one half ulp of the dtype, since both may fall on either side of a rounding border, and
       32 + 2 sqrt(keys) of float32, since sums over keys run in sequence (measured: 0.75 sqrt(keys)
@@ -115,8 +116,10 @@ def judge(
     floor_out = half_ulp * (32 + 2 * np.sqrt(num_keys)) + _HALF_ULP[dtype]
     floor_lse = half_ulp * 32 + _HALF_ULP[dtype] / 32
     floor = np.stack([floor_out, np.full_like(floor_out, floor_lse)])
-    tolerance = 2 * _row_errors(same_dtype, want) + floor * _row_scales(*want)
+    scales = _row_scales(*want)
     with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(scales > 0, _row_errors(same_dtype, want) / scales, 0)
+        tolerance = scales * (2 * relative.max(axis=1, keepdims=True, initial=0) + floor)
         of_tolerance = np.where(error == 0, 0, error / tolerance)
     return Verification(
         rows=len(want[0]),
