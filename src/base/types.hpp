@@ -46,6 +46,7 @@ struct UserScheduler {
   std::string name;
   std::string source;
   SchedulerKind like;
+  bool operator==(const UserScheduler&) const = default;
 };
 
 /// Position of `name` in `names`, or a ValueError that lists them.
