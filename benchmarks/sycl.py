@@ -42,7 +42,7 @@ _sycl._runtime = _sycl.runtime()._replace(wheel="")
 start = time.perf_counter()
 origin = _sycl.find_spirv(queue, source, name_expression)[0]
 found = time.perf_counter()
-_sycl._kernel(queue, source, name_expression, registers)
+_sycl._load(queue, source, name_expression, registers)
 end = time.perf_counter()
 print(json.dumps({"origin": origin, "find_s": found - start, "load_s": end - found}))
 """

@@ -92,7 +92,8 @@ class OnCpu:
             window[:] = CANARY
         (_, out), (_, lse) = written.values()
         core = plan(case, "cpu", options)._core
-        core.run(*(storage(x) for x in (*arrays, out)), lse[..., 0], case.softmax_scale)
+        options = {"softmax_scale": case.softmax_scale}
+        core.run(*(storage(x) for x in (*arrays, out)), lse[..., 0], options)
         results = out.copy(), lse[..., 0].copy()
         for name, (_, array) in written.items():
             array[:] = np.full(array.itemsize, CANARY, np.uint8).view(array.dtype)

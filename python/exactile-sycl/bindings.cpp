@@ -1,5 +1,6 @@
-// python/exactile-sycl/bindings.cpp - the module _sycl: the runtime for Python. Queues come as the
-// addresses that dpctl gives; who calls keeps them alive.
+// python/exactile-sycl/bindings.cpp - the module _sycl: what Python asks of the runtime, and the table
+// for exactile's own module. Queues come as the addresses that dpctl gives; the caller keeps them
+// alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -25,45 +26,12 @@ nb::tuple compile_kernel(uintptr_t queue, const std::string& source,
   return nb::make_tuple(nb::bytes(spirv.image.data(), spirv.image.size()), spirv.name);
 }
 
-::sycl::kernel load_kernel(uintptr_t queue, const nb::bytes& image, const std::string& name,
-                           int registers) {
+/// A kernel's address, for the table.
+uintptr_t load_kernel(uintptr_t queue, const nb::bytes& image, const std::string& name,
+                      int registers) {
   const Spirv spirv{.image = to_string(image), .name = name};
-  nb::gil_scoped_release release;
-  return load(queue_at(queue), spirv, registers);
-}
-
-/// Holds Python objects until an event: nobody else knows that the kernel reads and writes them.
-void keep_until(const ::sycl::queue& queue, const ::sycl::event& done, nb::object objects) {
-  PyObject* const held = objects.release().ptr();
-  side_queue(queue).submit([&](::sycl::handler& handler) {
-    handler.depends_on(done);
-    handler.host_task([held] {
-      if (!Py_IsInitialized()) return;
-      const PyGILState_STATE state = PyGILState_Ensure();
-      Py_DECREF(held);
-      PyGILState_Release(state);
-    });
-  });
-}
-
-/// `params` and `schedule` are the kernel's two arguments. `keep`: objects that have to outlive it.
-void launch_kernel(uintptr_t queue_address, const ::sycl::kernel& kernel, const nb::bytes& params,
-                   const nb::bytes& schedule, uintptr_t counter, std::size_t work_groups,
-                   std::size_t threads, nb::object keep) {
-  ::sycl::queue& queue = queue_at(queue_address);
-  const Launch what{.params = params.c_str(),
-                    .params_bytes = params.size(),
-                    .schedule = schedule.c_str(),
-                    .schedule_bytes = schedule.size(),
-                    .counter = reinterpret_cast<int32_t*>(counter),
-                    .work_groups = work_groups,
-                    .threads = threads};
-  ::sycl::event done;
-  {
-    nb::gil_scoped_release release;
-    done = launch(queue, kernel, what);
-  }
-  keep_until(queue, done, std::move(keep));
+  const nb::gil_scoped_release release;
+  return reinterpret_cast<uintptr_t>(load(queue_at(queue), spirv, registers));
 }
 
 /// Generation of a GPU with matrix engines, as kernels are written for it; empty for another
@@ -112,12 +80,6 @@ nb::dict device_info(uintptr_t queue) {
   return found;
 }
 
-/// Whether a pointer can be used in a queue's context.
-bool is_reachable(uintptr_t queue, uintptr_t address) {
-  return ::sycl::get_pointer_type(reinterpret_cast<const void*>(address),
-                                  queue_at(queue).get_context()) != ::sycl::usm::alloc::unknown;
-}
-
 /// USM of the queue's device, for results of libraries that take them by DLPack.
 nb::ndarray<nb::array_api> empty(uintptr_t queue, const std::vector<std::size_t>& shape,
                                  uint8_t code, uint8_t bits, int device_id) {
@@ -149,29 +111,12 @@ NB_MODULE(_sycl, m) {
   using namespace exactile::sycl;
   using namespace nb::literals;
   handle_forks();
-  nb::class_<::sycl::kernel>(m, "Kernel");
-  nb::class_<PlanMemory>(m, "PlanMemory")
-      .def("__init__",
-           [](PlanMemory* self, uintptr_t queue, const nb::bytes& data) {
-             const nb::gil_scoped_release release;
-             new (self) PlanMemory(queue_at(queue), data.c_str(), data.size());
-           })
-      .def_prop_ro("address", &PlanMemory::address)
-      .def("counter", [](PlanMemory& self, uintptr_t queue) {
-        return reinterpret_cast<uintptr_t>(self.counter(queue_at(queue)));
-      });
   m.def("compile", &compile_kernel, "queue"_a, "source"_a, "headers"_a, "name_expression"_a,
         "flags"_a);
   m.def("load", &load_kernel, "queue"_a, "image"_a, "name"_a, "registers"_a);
-  m.def("launch", &launch_kernel, "queue"_a, "kernel"_a, "params"_a, "schedule"_a, "counter"_a,
-        "work_groups"_a, "threads"_a, "keep"_a);
   // What was kept until an event is given back with the interpreter still there.
   m.def("drain", &drain, nb::call_guard<nb::gil_scoped_release>());
-  m.def("was_forked", &was_forked);
   m.def("device_info", &device_info, "queue"_a);
-  m.def("is_reachable", &is_reachable, "queue"_a, "address"_a);
-  m.def(
-      "address", [](const nb::ndarray<>& x) { return reinterpret_cast<uintptr_t>(x.data()); },
-      "x"_a);
   m.def("empty", &empty, "queue"_a, "shape"_a, "code"_a, "bits"_a, "device_id"_a);
+  m.attr("table") = nb::capsule(&table(), kTableCapsule);
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 
@@ -19,6 +20,25 @@ SchedulerName = Literal["auto", "Individual", "ValidOnlyIndividual", "ValidOnlyP
 _MAX_INT32 = 2**31 - 1
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class RunOptions(TypedDict, total=False):
+    """What kernels are told besides arrays; documented at `Plan.run`, read in the core."""
+
+    softmax_scale: float | None
+
+
+def takes_run_options(function: F) -> F:
+    """Show the names of `RunOptions` in a signature that has them as ``**options``."""
+    signature = inspect.signature(function)
+    *named, options = signature.parameters.values()
+    assert options.kind is inspect.Parameter.VAR_KEYWORD
+    for name, kind in RunOptions.__annotations__.items():
+        text = getattr(kind, "__forward_arg__", kind)  # as the other annotations are
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        named.append(inspect.Parameter(name, keyword, default=None, annotation=text))
+    function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return function
 
 
 def eager(function: F) -> F:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,24 @@ ones the allocators of numpy and torch keep: a run takes 1.05 to 1.2 times as wi
 
 Array = Any
 """numpy.ndarray, torch.Tensor, or anything with ``__dlpack__``."""
+
+
+class Results(Protocol):
+    """Where the results of a run come from, and where it is enqueued.
+
+    Each backend has a function ``(core, q, stream) -> Results``, which refuses a stream that is not
+    its own, and arrays that it does not reach.
+    """
+
+    stream: int
+    """As the core takes it."""
+
+    def empty(self, q: Array, shape: tuple[int, ...], dtype: str) -> Any:
+        """An uninitialised array of the library of q and beside it; float32, or q's dtype."""
+
+    def give_back(self, result: Any, q: Array) -> Any:
+        """What `empty` gave, once it is written, as an array of the library of q."""
+
 
 DTYPE_ALIASES: dict[str, DtypeName] = {
     "float32": "float32",
@@ -94,6 +112,34 @@ def storage(x: Array) -> Array:
     if isinstance(x, np.ndarray) and x.dtype.name == "bfloat16":
         return x.view(np.uint16)
     return x
+
+
+class _HostResults:
+    """`Results` on the CPU: torch's for torch, else numpy's."""
+
+    stream = 0
+
+    def empty(self, q: Array, shape: tuple[int, ...], dtype: str) -> Array:
+        check_input(q, "q")
+        return empty_like(q, shape, dtype=dtype if dtype == "float32" else None)
+
+    def give_back(self, result: Array, q: Array) -> Array:
+        return give_back(result, q)
+
+
+_HOST_RESULTS = _HostResults()
+
+
+def host_results(core: _core.Plan, q: Array, stream: Any) -> Results:
+    """Where the results for arrays on the CPU come from."""
+    if stream is not None:
+        refuse_stream(stream, "varlen_prefill")
+    return _HOST_RESULTS
+
+
+def refuse_stream(stream: Any, function: str) -> NoReturn:
+    """Raise the TypeError for a stream on the CPU."""
+    raise TypeError(f"{function}: expected stream=None on the cpu backend, got {stream!r}")
 
 
 def empty_like(x: Array, shape: tuple[int, ...], *, dtype: str | None = None) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from exactile import _core
 from exactile._arguments import BackendName, integer
+from exactile._arrays import Results
 
 BACKEND_OF_DEVICE: dict[int, BackendName] = {
     _core.DEVICE_CPU: "cpu",
@@ -27,7 +28,7 @@ def backend_of(x: Any) -> str:
         return {"cuda": "cuda", "xpu": "sycl"}.get(x.device.type, "cpu")
     if isinstance(x, (np.ndarray, list, tuple)):
         return "cpu"
-    if hasattr(x, "__sycl_usm_array_interface__"):  # gives DLPack for its default context only
+    if hasattr(type(x), "__sycl_usm_array_interface__"):  # DLPack: for its default context only
         return "sycl"
     try:
         return BACKEND_OF_DEVICE.get(int(x.__dlpack_device__()[0]), "cpu")
@@ -142,33 +143,42 @@ class _Lengths:
                 ) from None
 
 
-def run_torch(
-    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: Any, stream: Any
-) -> Any:
-    """Run a plan on torch tensors, read without DLPack. Arguments as those of `Plan.run`."""
-    device = q.get_device()
-    current = _torch_stream(device)
-    handle = current if stream is None else stream_handle(stream)
-    if handle == current:
-        result, lse = _torch_results(core, q, out, return_lse)
-    else:  # torch's memory is reused in stream order: results come from the stream that writes them
-        with _torch_scope(device, handle):
-            result, lse = _torch_results(core, q, out, return_lse)
-    core.run(q, k, v, result, lse, scale, handle, out is not None)
-    return (result, lse) if return_lse else result
+def cuda_results(core: _core.Plan, q: Any, stream: Any) -> Results:
+    """Where the results for arrays on a GPU come from."""
+    if is_torch_cuda(q):
+        return _TorchResults(q, stream)
+    if backend_of(q) != "cuda":
+        core.check_memory(q)
+    return _ForeignResults(q, stream)
 
 
-def _torch_results(core: _core.Plan, q: Any, out: Any, return_lse: bool) -> tuple[Any, Any]:
-    if out is None:
-        if q.shape[-1] == core.head_dim_v and q.is_contiguous():
-            out = sys.modules["torch"].empty_like(q)  # 0.8 us less than new_empty
-        else:
-            out = q.new_empty((core.total_q, core.num_heads_q, core.head_dim_v))
-    lse = None
-    if return_lse:
-        float32 = sys.modules["torch"].float32
-        lse = q.new_empty((core.num_heads_q, core.total_q), dtype=float32)
-    return out, lse
+class _TorchResults:
+    """Torch's own, from the stream that writes them: its memory is reused in stream order."""
+
+    __slots__ = ("_device", "_is_current", "stream")
+
+    def __init__(self, q: Any, stream: Any) -> None:
+        self._device = q.get_device()
+        current = _torch_stream(self._device)
+        self.stream = current if stream is None else stream_handle(stream)
+        self._is_current = self.stream == current
+
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str) -> Any:
+        if self._is_current:
+            return _torch_empty(q, shape, dtype)
+        with _torch_scope(self._device, self.stream):
+            return _torch_empty(q, shape, dtype)
+
+    def give_back(self, result: Any, q: Any) -> Any:
+        return result
+
+
+def _torch_empty(q: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    if dtype == "float32":
+        return q.new_empty(shape, dtype=sys.modules["torch"].float32)
+    if q.shape == shape and q.is_contiguous():
+        return sys.modules["torch"].empty_like(q)  # 0.8 us less than new_empty
+    return q.new_empty(shape)
 
 
 def _torch_stream(device: int) -> int:
@@ -190,21 +200,6 @@ def _torch_scope(device: int, stream: int) -> AbstractContextManager[Any]:
     return scope
 
 
-def run_foreign(
-    core: _core.Plan, q: Any, k: Any, v: Any, out: Any, return_lse: bool, scale: Any, stream: Any
-) -> Any:
-    """Run a plan on arrays of any other library. Arguments as those of `Plan.run`."""
-    results = _ForeignResults(q, stream)
-    result = out
-    if out is None:
-        result = results.empty((core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
-    lse = results.empty((core.num_heads_q, core.total_q), "float32") if return_lse else None
-    core.run(q, k, v, result, lse, scale, results.stream, out is not None)
-    if out is None:
-        result = results.give_back(result)
-    return (result, results.give_back(lse)) if return_lse else result
-
-
 class _ForeignResults:
     """Where results for arrays of any library but torch come from.
 
@@ -213,7 +208,6 @@ class _ForeignResults:
     """
 
     def __init__(self, q: Any, stream: Any) -> None:
-        self._q = q
         self._device = int(q.__dlpack_device__()[1])
         self._cupy: Any = sys.modules.get("cupy") if type(q).__module__.startswith("cupy") else None
         if stream is None and self._cupy is not None:
@@ -221,19 +215,16 @@ class _ForeignResults:
                 stream = self._cupy.cuda.get_current_stream()
         self.stream = 0 if stream is None else stream_handle(stream)
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """An uninitialised array on the device of q."""
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str) -> Any:
         if self._cupy is None:
             return _core.cuda_empty(shape, dtype, self._device)
-        with self._q.device:
-            return self._cupy.empty(shape, "float32" if dtype == "float32" else self._q.dtype)
+        with q.device:
+            return self._cupy.empty(shape, "float32" if dtype == "float32" else q.dtype)
 
-    def give_back(self, result: Any) -> Any:
-        """`result`, once written, as an array of the library of q."""
+    def give_back(self, result: Any, q: Any) -> Any:
         if self._cupy is not None:
             return result
         _core.cuda_synchronize(self._device, self.stream)
-        q = self._q
         namespace = q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
         if namespace is None or not hasattr(namespace, "from_dlpack"):
             raise TypeError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from exactile import _core
+from exactile._arrays import Results
 from exactile._device import backend_of
 from exactile._paths import include_dir
 
@@ -44,42 +45,44 @@ class Runtime(NamedTuple):
 _lock = threading.Lock()
 _locks: dict[Any, threading.Lock] = {}
 _runtime: Runtime | None = None
-_kernels: dict[Any, Any] = {}
 _devices: dict[Any, dict[str, Any]] = {}
 _queues: dict[int, Any] = {}
 
 
 def runtime() -> Runtime:
-    """Load the SYCL runtime.
+    """The SYCL runtime, loaded when first asked for.
 
     Raises
     ------
     RuntimeError
-        It is not installed, cannot be loaded, or was in use before this process was forked.
+        It is not installed, cannot be loaded, is of another version, or was in use before this
+        process was forked.
     """
+    loaded = _runtime or _load_runtime()
+    _core.sycl_check_process()
+    return loaded
+
+
+def _load_runtime() -> Runtime:
     global _runtime
     with _lock:
-        if _runtime is None:
-            if not _installed:
-                raise RuntimeError(
-                    f"exactile: the sycl backend needs the SYCL runtime, which is not installed: "
-                    f"{_INSTALL}"
-                )
-            try:
-                dpctl = importlib.import_module("dpctl")  # loads libsycl, wherever it lies
-                sycl = importlib.import_module("exactile_sycl._sycl")
-            except ImportError as error:
-                raise RuntimeError(
-                    f"exactile: the SYCL runtime cannot be loaded ({error}): {_INSTALL}"
-                ) from error
-            atexit.register(sycl.drain)  # does nothing in a process that was forked later
-            _runtime = Runtime(sycl, dpctl, str(Path(str(sycl.__file__)).parent / "spirv"))
-        if _runtime.sycl.was_forked():
+        if _runtime is not None:
+            return _runtime
+        if not _installed:
             raise RuntimeError(
-                "exactile: sycl: this process was forked from one that had run kernels already, "
-                "and the SYCL runtime's threads are not in it: fork before the first run, or "
-                "start processes by 'spawn'"
+                f"exactile: the sycl backend needs the SYCL runtime, which is not installed: "
+                f"{_INSTALL}"
             )
+        try:
+            dpctl = importlib.import_module("dpctl")  # loads libsycl, wherever it lies
+            sycl = importlib.import_module("exactile_sycl._sycl")
+        except ImportError as error:
+            raise RuntimeError(
+                f"exactile: the SYCL runtime cannot be loaded ({error}): {_INSTALL}"
+            ) from error
+        _core.sycl_use_runtime(getattr(sycl, "table", None))
+        atexit.register(sycl.drain)  # does nothing in a process that was forked later
+        _runtime = Runtime(sycl, dpctl, str(Path(str(sycl.__file__)).parent / "spirv"))
         return _runtime
 
 
@@ -214,25 +217,36 @@ def _alone(key: Any) -> Iterator[None]:
         yield
 
 
-def _kernel(queue: Any, source: str, name_expression: str, registers: int) -> Any:
-    """The kernel, loaded for the context and device of a queue."""
-    key = (queue.sycl_context, queue.sycl_device, source, name_expression)
-    if key not in _kernels:
-        with _alone(key):
-            if key not in _kernels:
-                _kernels[key] = _load(queue, source, name_expression, registers)
-    return _kernels[key]
+def load_kernel(queue: Any, kernel: str, dtype: str, fields: tuple[int, int, int, str, str]) -> int:
+    """Address of a kernel that the core has not loaded for the context and device of a queue.
+
+    Parameters
+    ----------
+    queue : capsule
+        As dpctl.SyclQueue takes it.
+    fields : tuple
+        As `_core.sycl_kernel` gives them.
+
+    Raises
+    ------
+    RuntimeError
+        The device lacks what the kernel needs, or as `find_spirv`.
+    """
+    threads, local_bytes, registers, source, name_expression = fields
+    on = runtime().dpctl.SyclQueue(queue)
+    _check_device(on, kernel, dtype, threads, local_bytes)
+    return _load(on, source, name_expression, registers)
 
 
-def _load(queue: Any, source: str, name_expression: str, registers: int) -> Any:
-    """A kernel from where `find_spirv` finds it.
+def _load(queue: Any, source: str, name_expression: str, registers: int) -> int:
+    """Address of a kernel, loaded from where `find_spirv` finds it.
 
     SPIR-V that the runtime refuses is passed over, and that in the cache directory replaced.
     """
     for search in ("anywhere", "not the wheel", "compiler"):
         origin, _, name, image = find_spirv(queue, source, name_expression, search)
         try:
-            return runtime().sycl.load(queue.addressof_ref(), image, name, registers)
+            return int(runtime().sycl.load(queue.addressof_ref(), image, name, registers))
         except RuntimeError:
             if origin == "compiler":
                 raise
@@ -346,76 +360,11 @@ def compile_request(queue: Any, source: str, name_expression: str, image: Path) 
 # --- runs -------------------------------------------------------------------------------------
 
 
-class PlanMemory:
-    """What a plan keeps on the devices that have run it."""
-
-    def __init__(self) -> None:
-        self._of_device: dict[Any, Any] = {}
-
-    def on(self, core: _core.Plan, queue: Any) -> Any:
-        """Lists and counters of the plan on a queue's device, uploaded on first use."""
-        key = (queue.sycl_context, queue.sycl_device)
-        if key not in self._of_device:
-            lists = _core.sycl_lists(core)
-            self._of_device[key] = runtime().sycl.PlanMemory(queue.addressof_ref(), lists)
-        return self._of_device[key]
-
-
-def run(
-    core: _core.Plan,
-    memory: PlanMemory,
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    return_lse: bool,
-    scale: float,
-    stream: Any,
-    work_groups: int = 0,
-) -> Any:
-    """Run a plan on arrays in USM. Arguments as those of `Plan.run`.
-
-    `work_groups` is the address of two int32 in USM, for tests: counts of work-groups launched and
-    of tiles with work are added to them by another instantiation of the kernel.
-    """
+def results(core: _core.Plan, q: Any, stream: Any) -> Results:
+    """Where the results for arrays in USM come from."""
     if backend_of(q) != "sycl":  # says so, whatever is installed
-        _core.sycl_params(core, q, k, v, q if out is None else out, 0, scale)
-    sycl = runtime().sycl
-    queue = queue_of(q, stream)
-    address = queue.addressof_ref()
-    results = _Results(q, queue)
-    result = out
-    if out is None:
-        result = results.empty((core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
-    lse = results.empty((core.num_heads_q, core.total_q), "float32") if return_lse else None
-    lse_address = 0 if lse is None else results.address(lse)
-    params, addresses = _core.sycl_params(core, q, k, v, result, lse_address, scale, work_groups)
-    for name, pointer in addresses:
-        if not sycl.is_reachable(address, pointer):
-            raise ValueError(
-                f"varlen_prefill: expected {name} in memory of the queue's context, got an array "
-                "of another context; make both from one queue, or copy the array"
-            )
-    threads, local_bytes, registers, source, name_expression = _core.sycl_kernel(
-        core, work_groups != 0
-    )
-    _check_device(queue, core.sycl_kernel, core.dtype, threads, local_bytes)
-    if core.launched > 0:
-        on_device = memory.on(core, queue)
-        counter = on_device.counter(address) if core.has_counter else 0
-        sycl.launch(
-            address,
-            _kernel(queue, source, name_expression, registers),
-            params,
-            _core.sycl_schedule(core, on_device.address, counter),
-            counter,
-            core.launched,
-            threads,
-            (on_device, q, k, v, result, lse),
-        )
-    if out is None:
-        result = results.give_back(result)
-    return (result, results.give_back(lse)) if return_lse else result
+        core.check_memory(q)
+    return _Results(queue_of(q, stream))
 
 
 class _Results:
@@ -425,47 +374,46 @@ class _Results:
     ``from_dlpack`` when the kernel is done: they know nothing of our queue.
     """
 
-    def __init__(self, q: Any, queue: Any) -> None:
-        self._q, self._queue = q, queue
-        self._namespace: Any = (
-            q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
-        )
-        self._is_dpnp = hasattr(q, "sycl_queue") and hasattr(q, "usm_type")
-        if self._is_dpnp:  # a usm_ndarray of a dpnp array names dpnp, its own is dpnp.tensor
-            self._namespace = sys.modules[type(q).__module__.rpartition(".")[0]]
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self.stream = int(queue.addressof_ref())
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """An uninitialised array in USM."""
-        if self._is_dpnp:
-            return self._namespace.empty(
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str) -> Any:
+        if _is_dpnp(q):
+            return _namespace(q).empty(
                 shape,
-                dtype="float32" if dtype == "float32" else self._q.dtype,
-                usm_type=self._q.usm_type,
+                dtype="float32" if dtype == "float32" else q.dtype,
+                usm_type=q.usm_type,
                 sycl_queue=self._queue,
             )
-        if dtype == "bfloat16" and "bfloat16" not in str(self._q.dtype):
+        if dtype == "bfloat16" and "bfloat16" not in str(q.dtype):
             dtype = "uint16"  # its storage, as q
         code, bits = _core.DLPACK_TYPES[dtype]
-        ordinal = int(self._q.__dlpack_device__()[1])
-        return runtime().sycl.empty(self._queue.addressof_ref(), shape, code, bits, ordinal)
+        ordinal = int(q.__dlpack_device__()[1])
+        return runtime().sycl.empty(self.stream, shape, code, bits, ordinal)
 
-    def address(self, result: Any) -> int:
-        """Where the elements of what `empty` gave begin."""
-        if self._is_dpnp:
-            return int(result.__sycl_usm_array_interface__["data"][0])
-        return int(runtime().sycl.address(result))
-
-    def give_back(self, result: Any) -> Any:
-        """`result` as an array of the library of q."""
-        if self._is_dpnp:
+    def give_back(self, result: Any, q: Any) -> Any:
+        if _is_dpnp(q):
             return result
         self._queue.wait()
-        if self._namespace is None or not hasattr(self._namespace, "from_dlpack"):
+        namespace = _namespace(q)
+        if namespace is None or not hasattr(namespace, "from_dlpack"):
             raise TypeError(
-                f"varlen_prefill: {type(self._q).__name__} has no array namespace to make the "
-                "result with; pass out="
+                f"varlen_prefill: {type(q).__name__} has no array namespace to make the result "
+                "with; pass out="
             )
-        return self._namespace.from_dlpack(result)
+        return namespace.from_dlpack(result)
+
+
+def _is_dpnp(x: Any) -> bool:
+    return hasattr(x, "sycl_queue") and hasattr(x, "usm_type")
+
+
+def _namespace(x: Any) -> Any:
+    """What the library of an array has to make arrays with, or None."""
+    if _is_dpnp(x):  # a usm_ndarray of a dpnp array names dpnp, its own is dpnp.tensor
+        return sys.modules[type(x).__module__.rpartition(".")[0]]
+    return x.__array_namespace__() if hasattr(x, "__array_namespace__") else None
 
 
 # --- what there is ----------------------------------------------------------------------------

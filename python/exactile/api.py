@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from exactile import _core, _sycl
-from exactile._arguments import BackendName, OrderName, SchedulerName, eager
+from exactile._arguments import (
+    BackendName,
+    OrderName,
+    RunOptions,
+    SchedulerName,
+    eager,
+    takes_run_options,
+)
 from exactile._arrays import canonical_dtype
 from exactile._device import BACKEND_OF_DEVICE
 from exactile.planning import ArrayT, ScalarT, plan
@@ -18,12 +25,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Options(TypedDict, total=False):
+class Options(RunOptions, total=False):
     """What every form of `varlen_prefill` takes."""
 
     causal: bool
     window: tuple[int, int]
-    softmax_scale: float | None
     out: Any
     scheduler: SchedulerName | Scheduler
     order: OrderName | None
@@ -88,6 +94,7 @@ def varlen_prefill(
 
 
 @eager
+@takes_run_options
 def varlen_prefill(
     q: Any,
     k: Any,
@@ -97,7 +104,6 @@ def varlen_prefill(
     *,
     causal: bool = False,
     window: tuple[int, int] = (-1, -1),
-    softmax_scale: float | None = None,
     out: Any = None,
     return_lse: bool = False,
     scheduler: SchedulerName | Scheduler = "auto",
@@ -108,6 +114,7 @@ def varlen_prefill(
     workers: int | None = None,
     stream: Any = None,
     dtype: Any = None,
+    **options: Unpack[RunOptions],
 ) -> Any:
     """Attention over a batch of sequences that lie back to back, each attending to itself.
 
@@ -126,7 +133,7 @@ def varlen_prefill(
         The same for keys and values. Default: `cu_seqlens_q`.
     causal, window, scheduler, order, pack_gqa, pack_sequences, backend, workers
         As `exactile.plan`; the default backend is that of the arrays' device.
-    softmax_scale, out, return_lse, stream
+    out, return_lse, stream, and options of a run
         As `exactile.Plan.run`.
     dtype : str or dtype, optional
         ``"bfloat16"`` where the arrays are its storage as uint16. Default: that of `q`.
@@ -191,6 +198,4 @@ def varlen_prefill(
         total_k=shape_k[0],
         stream=stream,
     )
-    return planned.run(
-        q, k, v, out=out, return_lse=return_lse, softmax_scale=softmax_scale, stream=stream
-    )
+    return planned.run(q, k, v, out=out, return_lse=return_lse, stream=stream, **options)

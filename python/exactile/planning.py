@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,38 +14,48 @@ from exactile._arguments import (
     BackendName,
     DtypeName,
     OrderName,
+    RunOptions,
     SchedulerName,
     boolean,
     breaks_graphs,
     eager,
     integer,
     one_of,
+    takes_run_options,
     window_sizes,
 )
 from exactile._arrays import (
+    Results,
     as_int32,
     canonical_dtype,
-    check_input,
     cumulated,
-    empty_like,
-    give_back,
+    host_results,
+    refuse_stream,
 )
 from exactile._device import (
     DeviceLengths,
     backend_of,
-    is_torch_cuda,
-    run_foreign,
-    run_torch,
+    cuda_results,
     stream_handle,
 )
 from exactile.scheduler import Scheduler
 from exactile.threads import get_num_threads
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SCHEDULERS: tuple[str, ...] = _core.SCHEDULERS
 """Names of the tile schedulers; ``"auto"`` lets the planner choose."""
 
 BACKENDS: tuple[str, ...] = _core.BACKENDS
 """Names of the backends that can be planned for."""
+
+_RESULTS: dict[str, Callable[[_core.Plan, Any, Any], Results]] = {
+    "cpu": host_results,
+    "cuda": cuda_results,
+    "sycl": _sycl.results,
+}
+"""By the backend of a plan, where its runs' results come from."""
 
 ArrayT = TypeVar("ArrayT")
 ScalarT = TypeVar("ScalarT", bound=np.generic)
@@ -123,15 +134,14 @@ class Plan:
         self._core: _core.Plan
         self._request: dict[str, Any]
         self._device_lengths: DeviceLengths | None
-        self._sycl_memory: _sycl.PlanMemory
+        self._results: Callable[[_core.Plan, Any, Any], Results]
         self._own_policy: _walk.OwnPolicy | None
         own = core.user_scheduler
         self.__dict__.update(
-            zip(_FIELDS, _fields_of(core), strict=True),
             _core=core,
             _request=request,
             _device_lengths=lengths,  # keeps the arrays alive
-            _sycl_memory=_sycl.PlanMemory(),
+            _results=_RESULTS[core.backend],
             _own_policy=None if own is None else _walk.OwnPolicy(core, Scheduler(*own)),
         )
 
@@ -226,8 +236,8 @@ class Plan:
         *,
         out: Any = None,
         return_lse: Literal[False] = False,
-        softmax_scale: float | None = None,
         stream: Any = None,
+        **options: Unpack[RunOptions],
     ) -> ArrayT: ...
 
     @overload
@@ -239,8 +249,8 @@ class Plan:
         *,
         out: Any = None,
         return_lse: Literal[True],
-        softmax_scale: float | None = None,
         stream: Any = None,
+        **options: Unpack[RunOptions],
     ) -> tuple[npt.NDArray[ScalarT], npt.NDArray[np.float32]]: ...
 
     @overload
@@ -252,8 +262,8 @@ class Plan:
         *,
         out: Any = None,
         return_lse: Literal[True],
-        softmax_scale: float | None = None,
         stream: Any = None,
+        **options: Unpack[RunOptions],
     ) -> tuple[ArrayT, ArrayT]: ...
 
     @overload
@@ -265,11 +275,12 @@ class Plan:
         *,
         out: Any = None,
         return_lse: bool,
-        softmax_scale: float | None = None,
         stream: Any = None,
+        **options: Unpack[RunOptions],
     ) -> ArrayT | tuple[ArrayT, ArrayT]: ...
 
     @breaks_graphs
+    @takes_run_options
     def run(
         self,
         q: Any,
@@ -278,8 +289,8 @@ class Plan:
         *,
         out: Any = None,
         return_lse: bool = False,
-        softmax_scale: float | None = None,
         stream: Any = None,
+        **options: Unpack[RunOptions],
     ) -> Any:
         """Compute attention for the planned batch.
 
@@ -341,44 +352,26 @@ class Plan:
         """
         if (hook := _core.suspend_compiler()) is not None:  # as `eager`, without its 0.3 us
             try:
-                return self.run(
-                    q,
-                    k,
-                    v,
-                    out=out,
-                    return_lse=return_lse,
-                    softmax_scale=softmax_scale,
-                    stream=stream,
-                )
+                return self.run(q, k, v, out=out, return_lse=return_lse, stream=stream, **options)
             finally:
                 _core.resume_compiler(hook)
         core = self._core
         walk = self._own_policy.before_run() if self._own_policy else None
-        if is_torch_cuda(q):
-            return run_torch(core, q, k, v, out, return_lse, softmax_scale, stream)
-        if self.backend == "sycl":
-            _core.refuse_tracing("varlen_prefill")
-            scale = core.scale(softmax_scale)
-            return _sycl.run(core, self._sycl_memory, q, k, v, out, return_lse, scale, stream)
-        if self.backend == "cuda" and backend_of(q) == "cuda":
-            return run_foreign(core, q, k, v, out, return_lse, softmax_scale, stream)
-        _check_no_stream(stream, "varlen_prefill")
+        results = self._results(core, q, stream)
         result = out
-        if result is None:
-            check_input(q, "q")
-            result = empty_like(q, (core.total_q, core.num_heads_q, core.head_dim_v))
+        if out is None:
+            result = results.empty(q, (core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
         lse = None
         if return_lse:
-            check_input(q, "q")
-            lse = empty_like(q, (core.num_heads_q, core.total_q), dtype="float32")
-        core.run(q, k, v, result, lse, softmax_scale, 0, out is not None, walk=walk)
+            lse = results.empty(q, (core.num_heads_q, core.total_q), "float32")
+        core.run(q, k, v, result, lse, options, results.stream, out is not None, walk)
         if out is None:
-            result = give_back(result, q)
-        return (result, give_back(lse, q)) if return_lse else result
+            result = results.give_back(result, q)
+        return (result, results.give_back(lse, q)) if return_lse else result
 
 
-_FIELDS = tuple(Plan.__annotations__)
-_fields_of = operator.attrgetter(*_FIELDS)
+for _name in Plan.__annotations__:  # documented as attributes of the class
+    setattr(Plan, _name, property(operator.attrgetter(f"_core.{_name}"), doc=""))
 
 
 @eager
@@ -540,8 +533,8 @@ def _ask_device(request: dict[str, Any], stream: Any) -> None:
         request["sycl_kernel"] = kernel
         if request["workers"] is None:
             request["workers"] = at_a_time
-    elif backend == "cpu":
-        _check_no_stream(stream, "plan")
+    elif backend == "cpu" and stream is not None:
+        refuse_stream(stream, "plan")
 
 
 def _check_total(total: int | None, planned: int, side: str) -> None:
@@ -550,11 +543,6 @@ def _check_total(total: int | None, planned: int, side: str) -> None:
             f"plan: expected cu_seqlens_{side}[-1] == total_{side}, the {total} tokens of the "
             f"packed tensors, got {planned}"
         )
-
-
-def _check_no_stream(stream: Any, function: str) -> None:
-    if stream is not None:
-        raise TypeError(f"{function}: expected stream=None on the cpu backend, got {stream!r}")
 
 
 def _cu_seqlens(cu_seqlens: Any, seqlens: Any, side: str) -> npt.NDArray[np.int32]:

@@ -61,31 +61,35 @@ void check_output(const PrefillArgs& args) {
   }
 }
 
-/// Kernels multiply scores with scale * log2(e), in float.
-void check_scale(double scale) {
-  const auto scale_log2 = static_cast<float>(scale * M_LOG2E);
+/// What is wrong with options that are numbers. Kernels multiply scores with scale * log2(e), in
+/// float.
+void check_options(const RunOptions& options) {
+  const auto scale_log2 = static_cast<float>(options.softmax_scale * M_LOG2E);
   if (std::isnormal(scale_log2) && scale_log2 > 0) return;
   char text[32];
-  std::snprintf(text, sizeof text, "%g", scale);
+  std::snprintf(text, sizeof text, "%g", options.softmax_scale);
   fail(std::string("expected a finite softmax_scale > 0 that float32 holds, got ") + text);
 }
 
 }  // namespace
 
+void check_memory(const Plan& plan, const Device& device) {
+  const std::string expected = backend_of(plan.backend).refuse_memory(device);
+  if (!expected.empty()) fail("expected " + expected);
+}
+
 void check_args(const Plan& plan, const PrefillArgs& args) {
   const int64_t heads_q = plan.num_heads_q, heads_kv = plan.num_heads_kv;
   const Device device = args.q.device;
-  const BackendInterface& backend = backend_of(plan.backend);
-  if (const std::string expected = backend.refuse_memory(device); !expected.empty()) {
-    fail("expected " + expected);
-  }
+  check_memory(plan, device);
   check_array(args.q, "q", {plan.total_q(), heads_q, plan.head_dim}, plan, device);
   check_array(args.k, "k", {plan.total_k(), heads_kv, plan.head_dim}, plan, device);
   check_array(args.v, "v", {plan.total_k(), heads_kv, plan.head_dim_v}, plan, device);
   check_array(args.out, "out", {plan.total_q(), heads_q, plan.head_dim_v}, plan, device);
   check_output(args);
-  check_scale(args.softmax_scale);
-  if (const std::string refused = backend.refuse(plan, args); !refused.empty()) fail(refused);
+  check_options(args.options);
+  const std::string refused = backend_of(plan.backend).refuse(plan, args);
+  if (!refused.empty()) fail(refused);
 }
 
 void run_plan(const Plan& plan, const PrefillArgs& args) {

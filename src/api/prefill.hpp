@@ -6,6 +6,9 @@
 
 namespace exactile {
 
+/// Throws std::invalid_argument for a device whose memory the plan's backend does not reach.
+void check_memory(const Plan& plan, const Device& device);
+
 /// Throws std::invalid_argument for arrays that do not fit the plan or one another. Reads no
 /// element.
 void check_args(const Plan& plan, const PrefillArgs& args);

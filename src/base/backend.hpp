@@ -44,6 +44,10 @@ class BackendInterface {
   /// Enqueues the planner. Throws std::runtime_error.
   virtual void plan_on_device(const Plan& /*plan*/) const {}
 
+  /// Whether launches return before they are done, and the arrays' libraries do not know of them:
+  /// RunExtras::arrays is for it.
+  virtual bool holds_arrays() const { return false; }
+
   /// For a new plan; null where nothing is kept.
   virtual std::shared_ptr<PlanMemory> make_memory() const { return nullptr; }
 
@@ -52,7 +56,7 @@ class BackendInterface {
   /// Why no kernel of the plan can take these arrays, which fit it otherwise; or empty.
   virtual std::string refuse(const Plan& /*plan*/, const PrefillArgs& /*args*/) const { return {}; }
 
-  /// Computes, or enqueues on args.stream, what has passed check_args().
+  /// Computes, or enqueues on args.options.stream, what has passed check_args().
   virtual void launch(const Plan& plan, const PrefillArgs& args) const = 0;
 
  protected:

@@ -27,13 +27,13 @@ inline CommonParams common_params(const Plan& plan, const PrefillArgs& args) {
           .k = {tensor_of<const void*>(args.k)},
           .v = {tensor_of<const void*>(args.v)},
           .out = tensor_of<void*>(args.out),
-          .lse = args.lse,
+          .lse = args.options.lse,
           .lse_head_stride = plan.total_q(),
           .group = plan.group(),
           .tile_heads = tile_heads,
           .tile_heads_inverse = ceil_div(1 << 16, tile_heads),
           .tile_tokens = plan.tile_tokens,
-          .scale_log2 = static_cast<float>(args.softmax_scale * M_LOG2E),
+          .scale_log2 = static_cast<float>(args.options.softmax_scale * M_LOG2E),
           .mask = plan.mask};
 }
 

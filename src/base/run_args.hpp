@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -38,14 +39,16 @@ struct WalkedTiles {
   std::span<const int32_t> tiles;   ///< (valid,): indices of the plan's TileOrder
 };
 
-struct PrefillArgs {
-  ArrayRef q;            ///< (total_q, num_heads_q, head_dim)
-  ArrayRef k;            ///< (total_k, num_heads_kv, head_dim)
-  ArrayRef v;            ///< (total_k, num_heads_kv, head_dim_v)
-  ArrayRef out;          ///< (total_q, num_heads_q, head_dim_v)
-  float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
+/// What a run is told besides its arrays; src/python/run_options.cpp reads it.
+struct RunOptions {
   double softmax_scale;
-  uint64_t stream = 0;             ///< CUDA: handle of the stream; 0: the default stream
+  float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
+  /// CUDA: handle of the stream; 0: the default stream. SYCL: address of the sycl::queue.
+  uint64_t stream = 0;
+};
+
+/// What is no option of a caller's: tests', and what the language that calls has to do with runs.
+struct RunExtras {
   void* timeline = nullptr;        ///< CUDA, for tests: PrefillParams::timeline, or null
   int64_t timeline_bytes = 0;      ///< of the memory there
   int32_t* work_groups = nullptr;  ///< SYCL, for tests: PrefillParams::work_groups
@@ -53,6 +56,17 @@ struct PrefillArgs {
   /// the run. Or null.
   void (*check)() = nullptr;
   WalkedTiles walk = {};  ///< CPU: where the plan has a user's own policy
+  /// Where a backend keeps arrays until its kernels are done: lets them go, on any thread.
+  std::shared_ptr<void> arrays = nullptr;
+};
+
+struct PrefillArgs {
+  ArrayRef q;    ///< (total_q, num_heads_q, head_dim)
+  ArrayRef k;    ///< (total_k, num_heads_kv, head_dim)
+  ArrayRef v;    ///< (total_k, num_heads_kv, head_dim_v)
+  ArrayRef out;  ///< (total_q, num_heads_q, head_dim_v)
+  RunOptions options;
+  RunExtras extras = {};
 };
 
 }  // namespace exactile

@@ -32,7 +32,7 @@ class CpuBackend final : public BackendInterface {
 
   /// The walk's maker has checked that each tile is there once.
   std::string refuse(const Plan& plan, const PrefillArgs& args) const override {
-    const WalkedTiles& walk = args.walk;
+    const WalkedTiles& walk = args.extras.walk;
     if (!plan.user_scheduler) return {};
     const bool fits = static_cast<int64_t>(walk.begins.size()) == plan.launched + 1 &&
                       static_cast<int64_t>(walk.tiles.size()) == walk.begins.back();

@@ -173,7 +173,7 @@ class Launch {
   Launch(const Plan& plan, const PrefillArgs& args)
       : plan_(plan),
         params_(make_params(plan, args)),
-        walk_(args.walk),
+        walk_(args.extras.walk),
         work_group_(kernels_of(plan).work_group[static_cast<int>(kernel_of(plan))]),
         scratch_bytes_(kernels_of(plan).scratch_bytes(params_)),
         grid_(schedule_params<PaddedGrid>(plan, memory_of(plan))),
@@ -284,7 +284,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   Launch launch(plan, args);
   run_on_threads({.threads = static_cast<int>(std::min<int64_t>(plan.workers, plan.launched)),
                   .compute = [&](const Turn& turn) { return launch.compute(turn); },
-                  .check = args.check});
+                  .check = args.extras.check});
 }
 
 std::string isa() { return kernel_table().isa; }

@@ -53,7 +53,7 @@ PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const Pref
   static_cast<CommonParams&>(params) = common_params(plan, args);
   params.cu_seqlens_q = memory.cu_seqlens_q();
   params.cu_seqlens_k = memory.cu_seqlens_k();
-  params.timeline = static_cast<TimelineRecord*>(args.timeline);
+  params.timeline = static_cast<TimelineRecord*>(args.extras.timeline);
   return params;
 }
 
@@ -143,15 +143,15 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const bool any_array = !fits_tma(args.q) || !fits_tma(args.k) || !fits_tma(args.v);
   const Family family = device.family(any_array);
   if (plan.launched == 0) return;
-  if (args.timeline && args.timeline_bytes < timeline_bytes(plan)) {
+  if (args.extras.timeline && args.extras.timeline_bytes < timeline_bytes(plan)) {
     throw std::invalid_argument("varlen_prefill: expected a timeline of " +
                                 std::to_string(timeline_bytes(plan)) + " bytes, got " +
-                                std::to_string(args.timeline_bytes));
+                                std::to_string(args.extras.timeline_bytes));
   }
   const ContextScope scope(device);
   std::unique_lock lock(memory_of(plan).mutex());
   DevicePlan& memory = memory_of(plan).on(device, plan);
-  const Probe probe = args.timeline ? Probe::kTimeline : Probe::kNoProbe;
+  const Probe probe = args.extras.timeline ? Probe::kTimeline : Probe::kNoProbe;
   const LoadedKernel*& kernel = memory.kernels[static_cast<int>(family)][static_cast<int>(probe)];
   if (!kernel) {
     lock.unlock();  // it may have to be compiled, which takes a second
@@ -162,7 +162,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const Shape& shape = kernel->shape;
   check_tiles(plan, family, shape);
   const Driver& driver = Driver::get();
-  const auto stream = reinterpret_cast<Stream>(args.stream);
+  const auto stream = reinterpret_cast<Stream>(args.options.stream);
   const LaunchCounter counter = memory.prepare(stream);
   PrefillParams params = make_params(plan, memory, args);
   Schedule schedule = make_schedule(plan, memory, counter.address);

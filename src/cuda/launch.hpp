@@ -18,7 +18,7 @@ int64_t timeline_bytes(const Plan& plan);
 /// Why no kernel can take these arrays, or empty.
 std::string refusal(const Plan& plan, const PrefillArgs& args);
 
-/// Enqueues a checked plan on args.stream and returns.
+/// Enqueues a checked plan on args.options.stream and returns.
 void launch(const Plan& plan, const PrefillArgs& args);
 
 }  // namespace exactile::cuda

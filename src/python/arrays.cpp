@@ -210,6 +210,7 @@ ArrayRef checked_ref(const ArrayFields& fields, nb::handle x, const ArrayRequest
                .strides = {1, 1, 1},
                .dtype = fields.dtype,
                .device = fields.device};
+  if (ref.device.type == kDeviceOneApi) ref.device.id = 0;  // which it is says its context
   std::copy_n(fields.shape, fields.rank, ref.shape.begin());
   if (fields.strides) {
     std::copy_n(fields.strides, fields.rank, ref.strides.begin());

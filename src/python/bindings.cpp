@@ -8,8 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cmath>
-
+#include "api/backends.hpp"
 #include "api/planner.hpp"
 #include "api/prefill.hpp"
 #include "base/policies.hpp"
@@ -23,6 +22,7 @@
 #include "python/cuda_bindings.hpp"
 #include "python/jit_bindings.hpp"
 #include "python/python_threads.hpp"
+#include "python/run_options.hpp"
 #include "python/sycl_bindings.hpp"
 #include "python/torch_arrays.hpp"
 
@@ -94,22 +94,24 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
   return made;
 }
 
-double scale_of(nb::handle softmax_scale, const Plan& plan) {
-  if (softmax_scale.is_none()) return std::pow(plan.head_dim, -0.5);
-  const double scale = PyFloat_AsDouble(softmax_scale.ptr());
-  if (scale != -1 || !PyErr_Occurred()) return scale;
-  const nb::python_error error;
-  if (!error.matches(PyExc_TypeError)) throw error;
-  throw nb::type_error(
-      ("varlen_prefill: expected softmax_scale to be a number, got " + class_name(softmax_scale))
-          .c_str());
+/// Lets arrays go once a kernel is done, on whichever thread.
+std::shared_ptr<void> held_objects(nb::object objects) {
+  return {objects.release().ptr(), [](void* held) {
+            if (!Py_IsInitialized()) return;
+            const PyGILState_STATE state = PyGILState_Ensure();
+            Py_DECREF(static_cast<PyObject*>(held));
+            PyGILState_Release(state);
+          }};
 }
 
 /// Reads and checks, then computes. `lse`: float32, contiguous, made for this call; or None.
-/// `out_is_callers`: not made for this call. `timeline`: an address in a GPU's memory, or 0.
+/// `options`: for read_options(). `out_is_callers`: not made for this call. What follows it is for
+/// tests: `timeline`, an address in a GPU's memory, or 0; `work_groups`, of two int32 in USM, to
+/// which a SYCL kernel adds counts of work-groups launched and of tiles with work, or 0.
 void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out, nb::handle lse,
-         nb::handle softmax_scale, uint64_t stream, bool out_is_callers, uint64_t timeline,
-         int64_t timeline_bytes, const std::optional<WalkFields>& walk) {
+         nb::handle options, uint64_t stream, bool out_is_callers,
+         const std::optional<WalkFields>& walk, uint64_t timeline, int64_t timeline_bytes,
+         uint64_t work_groups) {
   const Torch* const torch = Torch::loaded();
   if (torch && torch->owns(q)) torch->refuse_tracing("varlen_prefill");
   const Array arrays[] = {
@@ -118,34 +120,43 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
       read_array(v, {.name = "v", .planned = plan.dtype}),
       read_array(out, {.name = "out", .planned = plan.dtype, .writable = true}),
   };
-  Array lse_array{.ref = {}, .keep = {}};
-  if (!lse.is_none()) {
-    lse_array =
-        read_array(lse, {.name = "lse", .planned = Dtype::kFloat32, .rank = 2, .writable = true});
-  }
-  const PrefillArgs args{
+  PrefillArgs args{
       .q = arrays[0].ref,
       .k = arrays[1].ref,
       .v = arrays[2].ref,
       .out = arrays[3].ref,
-      .lse = static_cast<float*>(lse_array.ref.data),
-      .softmax_scale = scale_of(softmax_scale, plan),
-      .stream = stream,
-      .timeline = reinterpret_cast<void*>(timeline),
-      .timeline_bytes = timeline_bytes,
-      .check = check_signals,
-      .walk = walk ? WalkedTiles{.begins = span_of(std::get<0>(*walk)),
-                                 .tiles = span_of(std::get<1>(*walk))}
-                   : WalkedTiles{},
+      .options = read_options(plan, options),
+      .extras = {.timeline = reinterpret_cast<void*>(timeline),
+                 .timeline_bytes = timeline_bytes,
+                 .work_groups = reinterpret_cast<int32_t*>(work_groups),
+                 .check = check_signals,
+                 .walk = walk ? WalkedTiles{.begins = span_of(std::get<0>(*walk)),
+                                            .tiles = span_of(std::get<1>(*walk))}
+                              : WalkedTiles{}},
   };
+  args.options.stream = stream;
+  Array lse_array{.ref = {}, .keep = {}};
+  if (!lse.is_none()) {
+    lse_array =
+        read_array(lse, {.name = "lse", .planned = Dtype::kFloat32, .rank = 2, .writable = true});
+    args.options.lse = static_cast<float*>(lse_array.ref.data);
+  }
   check_args(plan, args);
   if (torch) torch->refuse_tangents({q, k, v, out});
   if (torch && out_is_callers && torch->owns(out)) torch->will_write(out);
+  if (backend_of(plan.backend).holds_arrays()) {
+    args.extras.arrays = held_objects(nb::make_tuple(q, k, v, out, lse));
+  }
   {
     const GilRelease release;
     run_plan(plan, args);
   }
   jit::warn_of_cache();
+}
+
+/// Raises for an array whose memory the plan's backend does not reach.
+void check_memory_of(const Plan& plan, nb::handle q) {
+  check_memory(plan, read_array(q, {.name = "q", .planned = plan.dtype}).ref.device);
 }
 
 /// (shape, dtype, DLPack's device type) of q, k or v. `storage`: of uint16, or "".
@@ -261,12 +272,10 @@ NB_MODULE(_core, m) {
                      return view(self, plan.records.get(), plan.records ? plan.num_records : 0, 4);
                    })
       .def("run", &run, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a.none() = nb::none(),
-           "softmax_scale"_a.none() = nb::none(), "stream"_a = 0, "out_is_callers"_a = true,
-           "timeline"_a = 0, "timeline_bytes"_a = 0, "walk"_a.none() = nb::none())
-      .def(
-          "scale",
-          [](const Plan& plan, nb::handle softmax_scale) { return scale_of(softmax_scale, plan); },
-          "softmax_scale"_a.none())
+           "options"_a = nb::dict(), "stream"_a = 0, "out_is_callers"_a = true,
+           "walk"_a.none() = nb::none(), "timeline"_a = 0, "timeline_bytes"_a = 0,
+           "work_groups"_a = 0)
+      .def("check_memory", &check_memory_of, "q"_a)
       .def_prop_ro("timeline_bytes", &cuda::timeline_bytes);
   m.def("plan", &plan, "cu_seqlens_q"_a.noconvert(), "cu_seqlens_k"_a.noconvert(), nb::kw_only(),
         "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,

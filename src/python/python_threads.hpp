@@ -31,7 +31,7 @@ class GilRelease {
 };
 
 /// Runs Python's signal handlers and throws what they raise, such as KeyboardInterrupt. Python runs
-/// them on its main thread, so other threads do not ask for its lock. PrefillArgs::check.
+/// them on its main thread, so other threads do not ask for its lock. RunExtras::check.
 inline void check_signals() {
 #if defined(__linux__)
   if (syscall(SYS_gettid) != getpid()) return;

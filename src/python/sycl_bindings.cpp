@@ -1,20 +1,16 @@
-// src/python/sycl_bindings.cpp - bytes out for a launch; programs and SPIR-V out and in.
+// src/python/sycl_bindings.cpp - the runtime in; programs out, SPIR-V and loaded kernels in.
 #include "python/sycl_bindings.hpp"
 
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
-#include "api/prefill.hpp"
 #include "jit/cache.hpp"
 #include "python/jit_bindings.hpp"
-#include "python/torch_arrays.hpp"
-#include "python/usm_arrays.hpp"
 #include "sycl/kernels.hpp"
 #include "sycl/launch.hpp"
+#include "sycl/loaded_kernels.hpp"
 
 namespace nb = nanobind;
 
@@ -33,53 +29,53 @@ Dtype dtype_named(const std::string& name) {
   return from_name<Dtype>(name, kDtypeNames, "plan: dtype");
 }
 
-using Addresses = std::vector<std::pair<std::string, uint64_t>>;
+/// Work-items, local memory, registers, source and name expression of a kernel.
+using KernelFields = std::tuple<int, int, int, std::string, std::string>;
 
-/// Checks, then (argument 0 of the kernel, addresses of the arrays that have elements). `lse`,
-/// `work_groups`: addresses, or 0.
-std::tuple<nb::bytes, Addresses> params_of(const Plan& plan, nb::handle q, nb::handle k,
-                                           nb::handle v, nb::handle out, uint64_t lse,
-                                           double softmax_scale, uint64_t work_groups) {
-  const auto read = [&](nb::handle x, const char* name, bool writable = false) {
-    Array array = read_array(x, {.name = name, .planned = plan.dtype, .writable = writable});
-    // Which oneAPI device and context it is says the runtime.
-    if (array.ref.device.type == kDeviceOneApi) array.ref.device.id = 0;
-    return array;
-  };
-  const Array arrays_read[] = {read(q, "q"), read(k, "k"), read(v, "v"), read(out, "out", true)};
-  const PrefillArgs args{
-      .q = arrays_read[0].ref,
-      .k = arrays_read[1].ref,
-      .v = arrays_read[2].ref,
-      .out = arrays_read[3].ref,
-      .lse = reinterpret_cast<float*>(lse),
-      .softmax_scale = softmax_scale,
-      .work_groups = reinterpret_cast<int32_t*>(work_groups),
-  };
-  check_args(plan, args);
-  if (const Torch* const torch = Torch::loaded(); torch && torch->owns(out)) torch->will_write(out);
-  Addresses addresses;
-  const std::pair<const char*, const ArrayRef&> arrays[] = {
-      {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
-  for (const auto& [name, array] : arrays) {
-    if (array.shape[0] == 0) continue;
-    addresses.emplace_back(name, reinterpret_cast<uint64_t>(array.data));
-  }
-  return {to_bytes(params(plan, args)), addresses};
-}
-
-/// Work-items, local memory, registers and program of a plan's kernel.
-std::tuple<int, int, int, std::string, std::string> kernel_of(const Plan& plan, bool count) {
-  const Shape shape = shape_of(plan.sycl_kernel, plan.dtype, plan.head_dim, plan.head_dim_v);
-  const jit::Program program = make_program({.kernel = plan.sycl_kernel,
-                                             .dtype = plan.dtype,
-                                             .head_dim = plan.head_dim,
-                                             .head_dim_v = plan.head_dim_v,
-                                             .scheduler = plan.scheduler,
-                                             .user = plan.user_scheduler.get(),
-                                             .count = count});
+KernelFields fields_of(const KernelSpec& spec) {
+  const Shape shape = shape_of(spec.kernel, spec.dtype, spec.head_dim, spec.head_dim_v);
+  const jit::Program program = make_program(spec);
   return {shape.threads, shape.local_bytes, shape.registers, program.source,
           program.name_expression};
+}
+
+/// Those of a plan's kernel, for tests and benchmarks.
+KernelFields kernel_of(const Plan& plan) {
+  return fields_of({.kernel = plan.sycl_kernel,
+                    .dtype = plan.dtype,
+                    .head_dim = plan.head_dim,
+                    .head_dim_v = plan.head_dim_v,
+                    .scheduler = plan.scheduler,
+                    .user = plan.user_scheduler.get()});
+}
+
+/// KernelLoader: the SYCL compiler is a process of its own, which _sycl.py starts. A queue goes
+/// there as the capsule that dpctl makes its own of.
+const Kernel* load_in_python(const Queue* queue, const KernelSpec& spec) {
+  const nb::gil_scoped_acquire gil;
+  const nb::object address =
+      nb::module_::import_("exactile._sycl")
+          .attr("load_kernel")(nb::capsule(queue, "SyclQueueRef"),
+                               name_of(spec.kernel, kSyclKernelNames),
+                               name_of(spec.dtype, kDtypeNames), fields_of(spec));
+  return reinterpret_cast<const Kernel*>(nb::cast<uint64_t>(address));
+}
+
+/// `table`: the capsule of that name in exactile-sycl's module, or None.
+void use_runtime(nb::handle table) {
+  const bool is_table = PyCapsule_IsValid(table.ptr(), kTableCapsule);
+  set_runtime(
+      is_table ? static_cast<const RuntimeTable*>(PyCapsule_GetPointer(table.ptr(), kTableCapsule))
+               : nullptr);
+  set_kernel_loader(load_in_python);
+}
+
+/// Argument 1 of a plan's kernel, for tests.
+nb::bytes schedule_of(const Plan& plan, uint64_t counter) {
+  return to_bytes(schedule(plan, {.cu_seqlens_q = nullptr,
+                                  .cu_seqlens_k = nullptr,
+                                  .records = nullptr,
+                                  .counter = reinterpret_cast<int32_t*>(counter)}));
 }
 
 /// (block_m, block_n, threads, local_bytes, registers), or None where the kernel has no such row.
@@ -140,16 +136,10 @@ FoundFields keep(const std::string& source, const std::string& name_expression,
 
 void bind(nb::module_& m) {
   using namespace nb::literals;
-  m.def("sycl_params", &params_of, "plan"_a, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a,
-        "softmax_scale"_a, "work_groups"_a = 0);
-  m.def("sycl_lists", [](const Plan& plan) { return to_bytes(lists(plan)); }, "plan"_a);
-  m.def(
-      "sycl_schedule",
-      [](const Plan& plan, uint64_t lists, uint64_t counter) {
-        return to_bytes(schedule(plan, lists, counter));
-      },
-      "plan"_a, "lists"_a, "counter"_a);
-  m.def("sycl_kernel", &kernel_of, "plan"_a, "count"_a = false);
+  m.def("sycl_use_runtime", &use_runtime, "table"_a.none());
+  m.def("sycl_check_process", [] { runtime(); });
+  m.def("sycl_schedule", &schedule_of, "plan"_a, "counter"_a);
+  m.def("sycl_kernel", &kernel_of, "plan"_a);
   m.def("sycl_shape", &shape, "kernel"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a);
   m.def("sycl_look_up", &look_up, "source"_a, "name_expression"_a, "wheel"_a);
   m.def("sycl_keep", &keep, "source"_a, "name_expression"_a, "wheel"_a, "name"_a, "image"_a);

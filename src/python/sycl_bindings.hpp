@@ -1,4 +1,4 @@
-// src/python/sycl_bindings.hpp - the sycl backend for Python: plans and arrays to bytes, kernels to
+// src/python/sycl_bindings.hpp - the sycl backend for Python: the runtime's functions, kernels to
 // and from the cache. The runtime itself is in a module of its own, loaded when it is needed.
 #pragma once
 

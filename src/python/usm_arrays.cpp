@@ -21,7 +21,8 @@ dlpack::DataType parse_typestr(const std::string& text) {
 
 }  // namespace
 
-bool has_interface(nb::handle x) { return nb::hasattr(x, kInterface); }
+/// Looks at the class: a look at the array would make all that the interface says of it.
+bool has_interface(nb::handle x) { return nb::hasattr(x.type(), kInterface); }
 
 ArrayRef read_interface(nb::handle x, const ArrayRequest& request) {
   const auto fields = nb::cast<nb::dict>(x.attr(kInterface));

@@ -1,10 +1,9 @@
 // src/sycl/backend.cpp - what the planner and the runs ask of SYCL.
 #include "sycl/backend.hpp"
 
-#include <stdexcept>
-
 #include "sycl/kernels.hpp"
 #include "sycl/launch.hpp"
+#include "sycl/plan_memory.hpp"
 
 namespace exactile::sycl {
 namespace {
@@ -37,8 +36,15 @@ class SyclBackend final : public BackendInterface {
     return refusal(plan, args);
   }
 
-  void launch(const Plan& /*plan*/, const PrefillArgs& /*args*/) const override {
-    throw std::logic_error("exactile: sycl: the module of the SYCL runtime launches");
+  /// Nothing but the runtime knows when a kernel is done.
+  bool holds_arrays() const override { return true; }
+
+  std::shared_ptr<PlanMemory> make_memory() const override {
+    return std::make_shared<DevicePlans>();
+  }
+
+  void launch(const Plan& plan, const PrefillArgs& args) const override {
+    sycl::launch(plan, args);
   }
 };
 constexpr SyclBackend kBackend;

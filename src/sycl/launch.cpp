@@ -1,72 +1,106 @@
-// src/sycl/launch.cpp - a checked plan and its arrays -> Params, as bytes for the runtime's module.
+// src/sycl/launch.cpp - a checked plan and its arrays -> Params, one launch.
 #include "sycl/launch.hpp"
 
 #include <exactile/sycl/params.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 
-#include "base/launch_params.hpp"
+#include "sycl/loaded_kernels.hpp"
+#include "sycl/plan_memory.hpp"
 
 namespace exactile::sycl {
 namespace {
 
-template <class T>
-std::string as_bytes(const T& value) {
-  return {reinterpret_cast<const char*>(&value), sizeof(T)};
+Queue* queue_of(const PrefillArgs& args) { return reinterpret_cast<Queue*>(args.options.stream); }
+
+PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
+  PrefillParams params{};
+  static_cast<CommonParams&>(params) = common_params(plan, args);
+  params.work_groups = args.extras.work_groups;
+  return params;
 }
 
-/// Bytes of cu_seqlens_q, and of cu_seqlens_k; records behind both are aligned to 16.
-std::size_t cu_bytes(const Plan& plan) {
-  return ceil_div<std::size_t>(plan.cu_seqlens_q.size() * sizeof(int32_t), sizeof(TileRecord)) *
-         sizeof(TileRecord);
+KernelSpec spec_of(const Plan& plan, bool count) {
+  return {.kernel = plan.sycl_kernel,
+          .dtype = plan.dtype,
+          .head_dim = plan.head_dim,
+          .head_dim_v = plan.head_dim_v,
+          .scheduler = plan.scheduler,
+          .user = plan.user_scheduler.get(),
+          .count = count};
+}
+
+/// What a kernel uses until it is done.
+struct Held {
+  std::shared_ptr<void> arrays;
+  std::shared_ptr<PlanMemory> memory;
+};
+
+/// "expected tokens and heads of q on 64-byte boundaries ...", or empty.
+std::string refuse_alignment(const char* name, const ArrayRef& array) {
+  const Tensor<void*> tensor = tensor_of<void*>(array);
+  if (xmx::is_reachable(tensor)) return "";
+  return std::string("expected tokens and heads of ") + name +
+         " on 64-byte boundaries for the XMX kernel, got strides of " +
+         std::to_string(tensor.token_stride) + " and " + std::to_string(tensor.head_stride) +
+         " elements from address " + std::to_string(reinterpret_cast<uint64_t>(tensor.data)) +
+         "; copy the array, or set EXACTILE_SYCL_KERNEL=portable before the plan is made";
 }
 
 }  // namespace
 
 std::string refusal(const Plan& plan, const PrefillArgs& args) {
-  if (plan.sycl_kernel == SyclKernel::kPortable) return "";
   const std::pair<const char*, const ArrayRef&> arrays[] = {
       {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
+  if (plan.sycl_kernel != SyclKernel::kPortable) {
+    for (const auto& [name, array] : arrays) {
+      const std::string refused = array.shape[0] > 0 ? refuse_alignment(name, array) : "";
+      if (!refused.empty()) return refused;
+    }
+  }
+  if (!queue_of(args)) return "expected a SYCL queue to run on, got none";
+  const RuntimeTable& table = runtime();
   for (const auto& [name, array] : arrays) {
-    const Tensor<void*> tensor = tensor_of<void*>(array);
-    if (array.shape[0] == 0 || xmx::is_reachable(tensor)) continue;
-    return std::string("expected tokens and heads of ") + name +
-           " on 64-byte boundaries for the XMX kernel, got strides of " +
-           std::to_string(tensor.token_stride) + " and " + std::to_string(tensor.head_stride) +
-           " elements from address " + std::to_string(reinterpret_cast<uint64_t>(tensor.data)) +
-           "; copy the array, or set EXACTILE_SYCL_KERNEL=portable before the plan is made";
+    bool reachable = array.shape[0] == 0;
+    if (!reachable) check(table, table.is_reachable(queue_of(args), array.data, &reachable));
+    if (reachable) continue;
+    return std::string("expected ") + name +
+           " in memory of the queue's context, got an array of another context; make both from one "
+           "queue, or copy the array";
   }
   return "";
 }
 
-std::string lists(const Plan& plan) {
-  const std::size_t record_bytes = plan.records ? plan.num_records * sizeof(TileRecord) : 0;
-  const auto text = [](const auto* data, std::size_t bytes) {
-    return std::string_view(reinterpret_cast<const char*>(data), bytes);
-  };
-  std::string bytes(text(plan.cu_seqlens_q.data(), plan.cu_seqlens_q.size() * sizeof(int32_t)));
-  bytes.resize(cu_bytes(plan));
-  bytes += text(plan.cu_seqlens_k.data(), plan.cu_seqlens_k.size() * sizeof(int32_t));
-  bytes.resize(2 * cu_bytes(plan));
-  return bytes += text(plan.records.get(), record_bytes);
-}
-
-std::string params(const Plan& plan, const PrefillArgs& args) {
-  PrefillParams params{};
-  static_cast<CommonParams&>(params) = common_params(plan, args);
-  params.work_groups = args.work_groups;
-  return as_bytes(params);
-}
-
-std::string schedule(const Plan& plan, uint64_t lists, uint64_t counter) {
-  const auto at = [&](std::size_t offset) { return lists + offset; };
-  const ScheduleMemory memory{
-      .cu_seqlens_q = reinterpret_cast<const int32_t*>(at(0)),
-      .cu_seqlens_k = reinterpret_cast<const int32_t*>(at(cu_bytes(plan))),
-      .records = reinterpret_cast<const TileRecord*>(at(2 * cu_bytes(plan))),
-      .counter = reinterpret_cast<int32_t*>(counter)};
+std::string schedule(const Plan& plan, const ScheduleMemory& lists) {
   return with_policy(plan.scheduler, [&]<class Policy>() {
-    return as_bytes(schedule_params<typename Policy::Params>(plan, memory));
+    const auto params = schedule_params<typename Policy::Params>(plan, lists);
+    return std::string(reinterpret_cast<const char*>(&params), sizeof params);
   });
+}
+
+void launch(const Plan& plan, const PrefillArgs& args) {
+  if (plan.launched == 0) return;
+  const RuntimeTable& table = runtime();
+  Queue* const queue = queue_of(args);
+  DevicePlan& memory = static_cast<DevicePlans&>(*plan.memory).on(queue, plan);
+  const bool count = args.extras.work_groups;
+  std::atomic<const Kernel*>& kernel = memory.kernels[count];
+  if (!kernel) kernel = loaded_kernel(queue, memory.place(), spec_of(plan, count));
+  int32_t* const counter = has_counter(plan.scheduler) ? memory.counter(queue) : nullptr;
+  const PrefillParams params = make_params(plan, args);
+  const std::string schedule = sycl::schedule(plan, memory.lists(counter));
+  const Launch launch{
+      .kernel = kernel,
+      .params = &params,
+      .params_bytes = sizeof params,
+      .schedule = schedule.data(),
+      .schedule_bytes = schedule.size(),
+      .counter = counter,
+      .work_groups = static_cast<std::size_t>(plan.launched),
+      .threads = static_cast<std::size_t>(
+          shape_of(plan.sycl_kernel, plan.dtype, plan.head_dim, plan.head_dim_v).threads),
+      .held = new Held{.arrays = args.extras.arrays, .memory = plan.memory},
+      .release = [](void* held) { delete static_cast<Held*>(held); }};
+  check(table, table.launch(queue, &launch));
 }
 
 }  // namespace exactile::sycl

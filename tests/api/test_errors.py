@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import get_args
 
 import ml_dtypes
@@ -328,3 +329,17 @@ def test_streams_of_the_cpu():
         plan = exactile.plan([0, 20], **PLAN)
         with pytest.raises(TypeError, match="varlen_prefill: expected stream=None on the cpu"):
             plan.run(batch.q, batch.k, batch.v, stream=stream)
+
+
+def test_an_option_that_there_is_not():
+    batch, out = make_batch([20]), np.full((20, 4, 64), 7, np.float32)
+    with pytest.raises(TypeError, match=r"varlen_prefill\(\) got an unexpected keyword .*'casual'"):
+        batch.run(out=out, casual=True)
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("function", [exactile.varlen_prefill, exactile.Plan.run])
+def test_signatures_name_the_options_of_a_run(function):
+    named = inspect.signature(function).parameters
+    assert set(_arguments.RunOptions.__annotations__) <= set(named)
+    assert all(x.kind is not inspect.Parameter.VAR_KEYWORD for x in named.values())

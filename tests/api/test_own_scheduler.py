@@ -425,9 +425,7 @@ class TestCpu:
         wrong = (np.zeros(3, np.int32), np.zeros(0, np.int32))
         for walk in (None, wrong):
             with pytest.raises(ValueError, match="expected the walked tiles"):
-                plan._core.run(
-                    batch.q, batch.k, batch.v, np.empty_like(batch.q), None, 1.0, walk=walk
-                )
+                plan._core.run(batch.q, batch.k, batch.v, np.empty_like(batch.q), walk=walk)
 
 
 class TestNumberOfWorkGroups:
@@ -464,7 +462,7 @@ class TestNumberOfWorkGroups:
 def test_every_backend_says_how_many_work_groups_are_launched():
     """Of the bytes that a SYCL kernel is launched with: list (32), counter (8), work-groups."""
     plan = plan_of("sycl", scheduler=COUNTED, workers=3)
-    counter, work_groups = struct.unpack_from("=Qi", _core.sycl_schedule(plan._core, 0, 77), 32)
+    counter, work_groups = struct.unpack_from("=Qi", _core.sycl_schedule(plan._core, 77), 32)
     assert (counter, work_groups) == (77, 3)
 
 

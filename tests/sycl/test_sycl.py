@@ -16,7 +16,6 @@ from cases import (
     check_poison_stays,
     make_batch,
 )
-from exactile import _sycl
 from golden import ZIPF
 from sycl_device import (
     ROWS,
@@ -140,10 +139,9 @@ def test_golden_counts():
             workers=2,
         )
         counts = dpnp.zeros(2, dtype="int32", sycl_queue=queue)
-        _sycl.run(
-            *(plan._core, plan._sycl_memory, q, k, v, None, False, 0.1, None),
-            work_groups=counts.data.ptr,
-        )
+        out = dpnp.empty_like(q)
+        stream = queue.addressof_ref()
+        plan._core.run(q, k, v, out, stream=stream, work_groups=counts.data.ptr)
         assert dpnp.asnumpy(counts).tolist() == [launched[scheduler], 3808]
         assert plan.launched == launched[scheduler]
 

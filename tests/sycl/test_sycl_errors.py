@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -94,13 +95,30 @@ def test_a_device_that_lacks_something(dtype, lacks, message, monkeypatch, tmp_p
     device = on_device(batch)
     info = _sycl.device_info(device.q.sycl_queue)
     monkeypatch.setitem(_sycl._devices, device.q.sycl_queue.sycl_device, info | lacks)
-    options = {}
-    if "compiles" in lacks:  # a kernel that is nowhere yet
-        source = "#include <exactile/scheduler/valid_only.hpp>\nstruct Nowhere "
-        source += ": exactile::ValidOnlyIndividual {};\n"
-        options["scheduler"] = exactile.Scheduler("Nowhere", source=source)
+    # A kernel that is nowhere yet: asked for and never loaded.
+    source = "#include <exactile/scheduler/valid_only.hpp>\nstruct Nowhere "
+    source += ": exactile::ValidOnlyIndividual {};\n"
+    own = exactile.Scheduler("Nowhere", source=source)
     with pytest.raises(RuntimeError, match=message):
-        device.run(dtype=dtype, **options)
+        device.run(dtype=dtype, scheduler=own)
+
+
+@needs_device
+@pytest.mark.parametrize(
+    ("version", "got"), [(999, "got one with 999"), (None, "got one with none")]
+)
+def test_a_runtime_of_another_version(version, got):
+    """Two distributions that do not fit; what is loaded stays."""
+    table, number = None, ctypes.c_uint32(version or 0)
+    if version is not None:
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype = ctypes.py_object
+        new.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
+        table = new(ctypes.addressof(number), b"exactile_sycl.table", None)
+    with pytest.raises(RuntimeError, match=f"expected an exactile-sycl with interface 1, {got}"):
+        _core.sycl_use_runtime(table)
+    batch = make_batch([5])
+    batch.check(*run(batch))
 
 
 @needs_device

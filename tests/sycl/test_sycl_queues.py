@@ -13,6 +13,7 @@ import pytest
 
 import exactile
 from cases import TESTS, assert_same_bits, make_batch
+from exactile import _device, _sycl, planning
 from sycl_device import dpnp, get, needs_device, on_device, plan_of, put
 
 pytestmark = needs_device
@@ -164,6 +165,55 @@ def test_inputs_and_plan_may_go_before_the_kernel_ends(batch, queue):
         gc.collect()
     for out in outs:
         assert_same_bits(get(out, batch.q.dtype), want)
+
+
+class Counting:
+    """Something of C++, and the names of its functions that were looked up."""
+
+    def __init__(self, inner, called):
+        self._inner, self._called = inner, called
+
+    def __getattr__(self, name):
+        value = getattr(self._inner, name)
+        if callable(value):
+            self._called.append(name)
+        return value
+
+
+def test_a_run_that_repeats_crosses_into_cpp_twice(batch, queue, monkeypatch):
+    """Beside the question after torch's compiler, which is every backend's."""
+    plan = plan_of(batch)
+    device = on_device(batch, queue)
+    out = plan.run(device.q, device.k, device.v)
+    called = []
+    for module in (planning, _sycl, _device):
+        monkeypatch.setattr(module, "_core", Counting(module._core, called))
+    runtime = _sycl._runtime
+    monkeypatch.setattr(_sycl, "_runtime", runtime._replace(sycl=Counting(runtime.sycl, called)))
+    monkeypatch.setitem(plan.__dict__, "_core", Counting(plan._core, called))
+    plan.run(device.q, device.k, device.v, out=out)
+    assert called == ["suspend_compiler", "sycl_check_process", "run"]
+
+
+def test_a_kernel_is_asked_for_once(monkeypatch):
+    """By what it is, whatever plan has it."""
+    batch = make_batch([30, 5])
+    device = on_device(batch)
+    asked, load = [], _sycl.load_kernel
+    monkeypatch.setattr(_sycl, "load_kernel", lambda *a: asked.append(a[-1][-1]) or load(*a))
+    source = (
+        "#include <exactile/scheduler/valid_only.hpp>\n"
+        "struct Twin : exactile::ValidOnlyIndividual {\n"
+        "  using ValidOnlyIndividual::ValidOnlyIndividual;\n};\n"
+    )
+    for text in (source, source, source + "// another"):
+        own = exactile.Scheduler("Twin", source=text)
+        for _ in range(2):
+            plan = plan_of(batch, scheduler=own)
+            for _ in range(2):
+                plan.run(device.q, device.k, device.v)
+    assert len(asked) == 2
+    assert all("Twin" in name for name in asked)
 
 
 def test_arrays_are_let_go():

@@ -83,11 +83,7 @@ class Mainloop {
       if (!sees_all) mask(s, n0);
       softmax(acc, s);
       ::sycl::group_barrier(place_.sub_group);  // p has been written
-      if (sees_all) {
-        add_values<Sees::kAll>(acc, n0);
-      } else {
-        add_values<Sees::kSome>(acc, n0);
-      }
+      add_values(acc, n0, sees_all);
       ::sycl::group_barrier(place_.sub_group);  // before p is written again
       if ((n0 + Traits::kBlockN) % kSpan == 0) merge(total, acc);
     }
@@ -95,8 +91,10 @@ class Mainloop {
   }
 
  private:
-  /// The keys of a block that the rows see.
-  enum class Sees : unsigned char { kAll, kSome };
+  static constexpr int kChunk = 2;  // columns at a time: their sums stay in registers anywhere
+
+  /// The keys of a block whose values are added up. Those that a row does not see weigh 0.
+  enum class Keys : unsigned char { kAll, kSeen };
 
   EXACTILE_HOST_DEVICE static void clear(Accumulators<Traits>& acc) {
 #pragma unroll
@@ -220,38 +218,15 @@ class Mainloop {
     }
   }
 
-  /// Ends with the sequence's keys, and leaves out what a row does not see: 0 * NaN would be NaN.
-  template <Sees kSees>
-  EXACTILE_HOST_DEVICE void add_values(Accumulators<Traits>& acc, int32_t n0) const {
-    const KvRows v(params_.v, params_.pages, tile_.record.k_begin, tile_.kv_head);
-    const int32_t keys = min(Traits::kBlockN, tile_.record.k_len - n0);
-    KeyRange seen[kRows];
-    if constexpr (kSees == Sees::kSome) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const KeyRange range = visible(r);
-        seen[r] = {range.begin - n0, range.end - n0};
-      }
-    }
-    constexpr int kChunk = 2;  // columns at a time: their sums stay in registers on any device
+  /// 0 * NaN and 0 * Inf are NaN: where a sum is not finite, and some row does not see all keys, it
+  /// is made again of those that the row sees. The bits of other sums do not depend on that.
+  EXACTILE_HOST_DEVICE void add_values(Accumulators<Traits>& acc, int32_t n0, bool sees_all) const {
 #pragma unroll
     for (int c0 = 0; c0 < kColumns; c0 += kChunk) {
-      float sums[kRows][kChunk] = {};
-      for (int32_t n = 0; n < keys; ++n) {
-        const Element* const from = v[n0 + n] + place_.lane + c0 * kLanes;
-        float values[kChunk];
-#pragma unroll
-        for (int c = 0; c < kChunk; ++c) values[c] = to_float(from[c * kLanes]);
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const float p = local_.p[place_.row0 + r][n];
-          const bool is_seen = kSees == Sees::kAll || (n >= seen[r].begin && n < seen[r].end);
-#pragma unroll
-          for (int c = 0; c < kChunk; ++c) {
-            const float sum = ::sycl::fma(p, values[c], sums[r][c]);  // fused in both instances
-            sums[r][c] = is_seen ? sum : sums[r][c];
-          }
-        }
+      float sums[kRows][kChunk];
+      sum_up<Keys::kAll>(sums, n0, c0);
+      if (!sees_all && ::sycl::any_of_group(place_.sub_group, !all_finite(sums))) {
+        sum_up<Keys::kSeen>(sums, n0, c0);
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
@@ -259,6 +234,46 @@ class Mainloop {
         for (int c = 0; c < kChunk; ++c) acc.o[r][c0 + c] += sums[r][c];
       }
     }
+  }
+
+  /// sums = p v over the keys of a block, which end with the sequence's.
+  template <Keys kKeysOf>
+  EXACTILE_HOST_DEVICE void sum_up(float (&sums)[kRows][kChunk], int32_t n0, int c0) const {
+    const KvRows v(params_.v, params_.pages, tile_.record.k_begin, tile_.kv_head);
+    const int32_t keys = min(Traits::kBlockN, tile_.record.k_len - n0);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < kChunk; ++c) sums[r][c] = 0;
+    }
+    for (int32_t n = 0; n < keys; ++n) {
+      const Element* const from = v[n0 + n] + place_.lane + c0 * kLanes;
+      float values[kChunk];
+#pragma unroll
+      for (int c = 0; c < kChunk; ++c) values[c] = to_float(from[c * kLanes]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if constexpr (kKeysOf == Keys::kSeen) {
+          const KeyRange seen = visible(r);
+          if (n0 + n < seen.begin || n0 + n >= seen.end) continue;
+        }
+        const float p = local_.p[place_.row0 + r][n];
+#pragma unroll
+        for (int c = 0; c < kChunk; ++c) {
+          sums[r][c] = ::sycl::fma(p, values[c], sums[r][c]);  // fused in both instances
+        }
+      }
+    }
+  }
+
+  EXACTILE_HOST_DEVICE static bool all_finite(const float (&sums)[kRows][kChunk]) {
+    float zero = 0;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < kChunk; ++c) zero += 0 * sums[r][c];
+    }
+    return zero == 0;
   }
 
   /// Adds what acc has summed up to total, and clears it; its maxima stay.

@@ -1,0 +1,198 @@
+// python/exactile-sycl/launch.cpp - the table's functions: places, a plan's memory, launches.
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <sycl/ext/oneapi/experimental/raw_kernel_arg.hpp>
+
+#include "runtime.hpp"
+
+namespace exactile::sycl {
+
+/// Made at the first run there, never freed: at exit the runtime goes first.
+struct Place {
+  ::sycl::context context;
+  ::sycl::device device;
+  /// Of our own, beside the user's: nobody else's work is waited for in it.
+  ::sycl::queue side;
+};
+
+struct DeviceMemory {
+  ::sycl::context context;
+  ::sycl::device device;
+  void* data = nullptr;
+  std::mutex mutex = {};                                          // of counters
+  std::vector<std::pair<::sycl::queue, int32_t*>> counters = {};  // keeps the queues: no two alike
+};
+
+namespace {
+
+struct Places {
+  std::mutex mutex;
+  std::deque<Place> all;         // which stay where they are
+  std::atomic<pid_t> owner = 0;  ///< the process of the first; 0: there is none
+
+  static Places& get() {
+    static auto& places = *new Places;
+    return places;
+  }
+};
+
+const ::sycl::queue& at(const Queue* queue) {
+  return *reinterpret_cast<const ::sycl::queue*>(queue);
+}
+
+thread_local std::string last_error_text;
+
+/// What f throws, as a Status: no exception crosses the border of two modules.
+template <class F>
+Status status_of(F f) {
+  try {
+    f();
+    return Status::kDone;
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  } catch (const std::exception& error) {
+    last_error_text = error.what();
+    return Status::kFailed;
+  }
+}
+
+Place& find_place(const ::sycl::queue& queue) {
+  Places& places = Places::get();
+  const std::scoped_lock lock(places.mutex);
+  for (Place& place : places.all) {
+    if (place.context == queue.get_context() && place.device == queue.get_device()) return place;
+  }
+  places.owner = getpid();
+  return places.all.emplace_back(queue.get_context(), queue.get_device(),
+                                 ::sycl::queue(queue.get_context(), queue.get_device()));
+}
+
+void* allocate(std::size_t bytes, const ::sycl::device& device, const ::sycl::context& context) {
+  void* const memory = ::sycl::malloc_device(std::max<std::size_t>(bytes, 1), device, context);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+::sycl::event submit(::sycl::queue& queue, const Launch& launch) {
+  namespace experimental = ::sycl::ext::oneapi::experimental;
+  // What is enqueued here stays together: another thread's run may take the same counter.
+  static std::mutex mutex;
+  const std::scoped_lock lock(mutex);
+  const bool in_order = queue.is_in_order();
+  if (!in_order) queue.ext_oneapi_submit_barrier();
+  ::sycl::event zeroed;
+  if (launch.counter) zeroed = queue.memset(launch.counter, 0, sizeof(int32_t));
+  ::sycl::event done = queue.submit([&](::sycl::handler& handler) {
+    handler.depends_on(zeroed);
+    handler.set_arg(0, experimental::raw_kernel_arg(launch.params, launch.params_bytes));
+    handler.set_arg(1, experimental::raw_kernel_arg(launch.schedule, launch.schedule_bytes));
+    const ::sycl::range<1> all(launch.work_groups * launch.threads), group(launch.threads);
+    handler.parallel_for(::sycl::nd_range<1>(all, group),
+                         *reinterpret_cast<const ::sycl::kernel*>(launch.kernel));
+  });
+  if (!in_order) queue.ext_oneapi_submit_barrier();
+  return done;
+}
+
+// --- the table ----------------------------------------------------------------------------------
+
+const char* last_error() { return last_error_text.c_str(); }
+
+bool was_forked() {
+  const pid_t owner = Places::get().owner;
+  return owner != 0 && owner != getpid();
+}
+
+Status place_of(const Queue* queue, const Place** place) {
+  return status_of([&] { *place = &find_place(at(queue)); });
+}
+
+Status is_reachable(const Queue* queue, const void* pointer, bool* reachable) {
+  return status_of([&] {
+    const ::sycl::usm::alloc kind = ::sycl::get_pointer_type(pointer, at(queue).get_context());
+    *reachable = kind != ::sycl::usm::alloc::unknown;
+  });
+}
+
+void free_memory(DeviceMemory* memory) {
+  if (memory->data) ::sycl::free(memory->data, memory->context);
+  for (const auto& [queue, counter] : memory->counters) ::sycl::free(counter, memory->context);
+  delete memory;
+}
+
+Status make_memory(const Queue* queue, const void* data, std::size_t bytes, DeviceMemory** memory) {
+  return status_of([&] {
+    Place& place = find_place(at(queue));
+    std::unique_ptr<DeviceMemory, decltype(&free_memory)> made(
+        new DeviceMemory{.context = place.context, .device = place.device}, free_memory);
+    made->data = allocate(bytes, place.device, place.context);
+    if (bytes > 0) place.side.memcpy(made->data, data, bytes).wait_and_throw();
+    *memory = made.release();
+  });
+}
+
+void* address_of(const DeviceMemory* memory) { return memory->data; }
+
+Status counter_of(DeviceMemory* memory, const Queue* queue, int32_t** counter) {
+  return status_of([&] {
+    const std::scoped_lock lock(memory->mutex);
+    for (const auto& [user, own] : memory->counters) {
+      if (user == at(queue)) {
+        *counter = own;
+        return;
+      }
+    }
+    *counter = static_cast<int32_t*>(allocate(sizeof(int32_t), memory->device, memory->context));
+    memory->counters.emplace_back(at(queue), *counter);
+  });
+}
+
+Status launch_and_hold(Queue* queue, const Launch* launch) {
+  ::sycl::event done;
+  const Status launched =
+      status_of([&] { done = submit(const_cast<::sycl::queue&>(at(queue)), *launch); });
+  if (launched != Status::kDone) {
+    launch->release(launch->held);
+    return launched;
+  }
+  return status_of([&] {  // where this fails, what is held is never released: the kernel uses it
+    find_place(at(queue)).side.submit([&](::sycl::handler& handler) {
+      handler.depends_on(done);
+      handler.host_task([held = launch->held, release = launch->release] { release(held); });
+    });
+  });
+}
+
+constexpr RuntimeTable kTable{.version = kTableVersion,
+                              .last_error = last_error,
+                              .was_forked = was_forked,
+                              .place_of = place_of,
+                              .is_reachable = is_reachable,
+                              .make_memory = make_memory,
+                              .free_memory = free_memory,
+                              .address_of = address_of,
+                              .counter_of = counter_of,
+                              .launch = launch_and_hold};
+
+}  // namespace
+
+const RuntimeTable& table() { return kTable; }
+
+void drain() {
+  if (was_forked()) return;
+  std::vector<::sycl::queue> queues;
+  {
+    Places& places = Places::get();
+    const std::scoped_lock lock(places.mutex);
+    for (const Place& place : places.all) queues.push_back(place.side);
+  }
+  for (::sycl::queue& side : queues) side.wait();  // unlocked: a launch may need one meanwhile
+}
+
+}  // namespace exactile::sycl

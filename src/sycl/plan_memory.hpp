@@ -1,0 +1,50 @@
+// src/sycl/plan_memory.hpp - what a plan keeps in the memory of SYCL devices: its lists and its
+// counters.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/launch_params.hpp"
+#include "base/plan.hpp"
+#include "sycl/driver.hpp"
+
+namespace exactile::sycl {
+
+/// A plan on one device, in one context. Uploaded when it is made.
+class DevicePlan {
+ public:
+  DevicePlan(const Plan& plan, const Queue* queue, const Place* place);
+  ~DevicePlan() { runtime_.free_memory(memory_); }
+  DevicePlan(const DevicePlan&) = delete;
+  DevicePlan& operator=(const DevicePlan&) = delete;
+
+  const Place* place() const { return place_; }
+  /// Not yet zeroed; that of the queue.
+  int32_t* counter(const Queue* queue) const;
+  /// Where the policy finds its lists, and a counter or null.
+  ScheduleMemory lists(int32_t* counter) const;
+
+  /// Loaded on first use; [1] counts work-groups, for tests.
+  std::atomic<const Kernel*> kernels[2] = {};
+
+ private:
+  const RuntimeTable& runtime_;
+  const Place* const place_;
+  const std::size_t cu_bytes_;
+  DeviceMemory* memory_ = nullptr;
+};
+
+/// Belongs to a Plan; launches hold it until their kernels are done.
+class DevicePlans final : public PlanMemory {
+ public:
+  DevicePlan& on(const Queue* queue, const Plan& plan);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<DevicePlan>> devices_;
+};
+
+}  // namespace exactile::sycl
