@@ -1,5 +1,5 @@
-// python/exactile-sycl/table.hpp - what exactile's own module calls of exactile-sycl, as a table of C
-// functions: that module is not linked to the SYCL runtime, and may come from another compiler.
+// python/exactile-sycl/table.hpp - what exactile's own module calls of exactile-sycl, as a table of
+// C functions: that module is not linked to the SYCL runtime, and may come from another compiler.
 // Includes nothing of SYCL and nothing of Python.
 #pragma once
 

@@ -102,8 +102,7 @@ PrefillArgs make_args(const Plan& plan, Stream stream, int device = 0) {
           .k = array,
           .v = array,
           .out = array,
-          .softmax_scale = 1,
-          .stream = reinterpret_cast<uint64_t>(stream)};
+          .options = {.softmax_scale = 1, .stream = reinterpret_cast<uint64_t>(stream)}};
 }
 
 /// What a launch asked of the driver.
