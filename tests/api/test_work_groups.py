@@ -131,7 +131,9 @@ def test_with_lengths_on_a_gpu(scheduler, pack_gqa):
             exactile.plan(cu_seqlens, **request, scheduler=scheduler)
         return
     plan = exactile.plan(cu_seqlens, **request, scheduler=scheduler)
-    exact = exactile.plan(seqlens_q=np.array(lengths), **request, scheduler=scheduler)
+    exact = exactile.plan(
+        seqlens_q=np.array(lengths), **request, scheduler=scheduler, backend="cuda"
+    )
     heads = 2 if pack_gqa else 6
     bound = plan.num_records * heads
     assert exact.valid <= bound
