@@ -9,10 +9,10 @@ namespace exactile::sycl {
 
 /// Passed by value as a raw kernel argument.
 struct PrefillParams : CommonParams {
-  /// Aligned, since where it would lie without, Intel's compiler spills nine registers before the
-  /// main loop of one XMX kernel (bfloat16, head_dim 64, Ponte Vecchio).
-  alignas(16)
-      int32_t* work_groups;  ///< test-only instantiation: [0] counts launched, [1] tiles with work
+  /// Of a test-only instantiation: [0] counts work-groups launched, [1] tiles with work. Where
+  /// parameters lie decides whether Intel's compiler spills before the main loop of some XMX
+  /// kernels: tests/sycl/test_xmx_isa.py looks.
+  int32_t* work_groups;
 };
 
 }  // namespace exactile::sycl
