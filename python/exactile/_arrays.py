@@ -1,4 +1,4 @@
-"""Arrays of any library: what comes in, what goes out. The only file that knows array libraries."""
+"""Arrays of any library: their dtype and storage, and results of the same library."""
 
 from __future__ import annotations
 

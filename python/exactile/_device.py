@@ -1,4 +1,4 @@
-"""Runs on a GPU: whose memory, which stream, where the result goes. Imports no array library."""
+"""CUDA arrays: device, stream and results. Uses torch where the caller has imported it."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class _ForeignResults:
     """Where results for arrays of any library but torch come from.
 
     CuPy allocates its own, and its current stream is the default. Others get memory of ours through
-    their ``from_dlpack`` when the kernel is done: they know nothing of our stream.
+    their ``from_dlpack`` when the kernel is done: they are not ordered with the stream.
     """
 
     def __init__(self, q: Any, stream: Any) -> None:

@@ -371,7 +371,7 @@ class _Results:
     """Where results come from.
 
     dpnp allocates its own, on the queue of the run. Others get memory of ours through their
-    ``from_dlpack`` when the kernel is done: they know nothing of our queue.
+    ``from_dlpack`` when the kernel is done: they are not ordered with the queue.
     """
 
     def __init__(self, queue: Any) -> None:

@@ -1,4 +1,4 @@
-"""Trace files: one column of a CSV file, read row by row. What a file holds is nobody's promise."""
+"""Trace files: one column of a CSV file, read row by row. Its contents are untrusted."""
 
 from __future__ import annotations
 

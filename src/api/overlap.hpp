@@ -10,7 +10,7 @@ namespace exactile {
 bool overlap(const ArrayRef& a, const ArrayRef& b);
 
 /// Whether no element of `a` is another one's: the larger stride steps over all that the smaller
-/// one reaches, and that over a row. (Stranger layouts without overlap are not recognised.)
+/// one reaches, and that over a row. (Other layouts without overlap are not recognised.)
 bool elements_are_distinct(const ArrayRef& a);
 
 /// The same elements in the same places.

@@ -1,4 +1,4 @@
-// src/api/prefill.cpp - what is wrong with a user's arrays, then the backend's launch.
+// src/api/prefill.cpp - checks a run's arguments against its plan, then calls the backend.
 #include "api/prefill.hpp"
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// src/base/backend.hpp - what a backend is to the planner and to runs. api/backends.cpp lists them.
+// src/base/backend.hpp - the interface of a backend. api/backends.cpp lists them.
 #pragma once
 
 #include <memory>
@@ -37,7 +37,8 @@ class BackendInterface {
   /// Whether there are kernels whose tiles hold several sequences.
   virtual bool packs_sequences() const { return false; }
 
-  /// Whether it plans lengths that no host has seen: max_records() and plan_on_device() are its.
+  /// Whether it can plan from lengths in device memory; then max_records() and plan_on_device() are
+  /// called.
   virtual bool takes_device_lengths() const { return false; }
   /// Records of any lengths that the plan's are a stand-in for.
   virtual int64_t max_records(const Plan& /*plan*/) const { return 0; }

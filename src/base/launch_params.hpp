@@ -1,5 +1,4 @@
-// src/base/launch_params.hpp - what every backend's launch tells its kernels of a plan and its
-// arrays.
+// src/base/launch_params.hpp - fills the kernel parameters that all backends share.
 #pragma once
 
 #include <cmath>
@@ -11,7 +10,7 @@
 
 namespace exactile {
 
-/// A dimension of one element is stepped over by nobody: its stride says nothing.
+/// The stride of a dimension of size 1 is never used.
 inline int64_t used_stride(const ArrayRef& a, int dimension) {
   return a.shape[dimension] > 1 ? a.strides[dimension] : a.shape[2];
 }

@@ -12,14 +12,14 @@
 
 namespace exactile {
 
-/// What a plan keeps in the memory of devices; its backend knows more.
+/// A plan's device memory; backends derive from it.
 class PlanMemory {
  public:
   virtual ~PlanMemory() = default;
 };
 
-/// cu_seqlens in CUDA memory, that no host has seen. The host's copies in PlanRequest and Plan are
-/// stand-ins then: as many sequences and tokens, shared out evenly.
+/// cu_seqlens in CUDA memory, which the host never reads. The host's copies in PlanRequest and Plan
+/// are stand-ins then: as many sequences and tokens, shared out evenly.
 struct DeviceLengths {
   const int32_t* cu_seqlens_q;  ///< (batch + 1,)
   const int32_t* cu_seqlens_k;  ///< (batch + 1,)

@@ -1,5 +1,5 @@
-// src/base/types.hpp - words shared by the host code: element types, schedulers, backends, and
-// their names.
+// src/base/types.hpp - enums that all host code shares (dtypes, policies, backends) and their
+// names: element types, schedulers, backends, and their names.
 #pragma once
 
 #include <compare>

@@ -114,7 +114,7 @@ class ContextScope {
   bool pushed_ = false;
 };
 
-/// While it lives, this thread may allocate and wait although some stream is being captured.
+/// While in scope, the thread may allocate and synchronise although a stream is being captured.
 class RelaxedCapture {
  public:
   RelaxedCapture();

@@ -233,7 +233,7 @@ std::optional<Found> look_up(const Program& program, const fs::path& wheel) {
 Found keep(const Program& program, const fs::path& wheel, Binary compiled, const std::string& ptx) {
   const std::string key = cache_key(program);
   dump(program, key, compiled, ptx);
-  write_cached(program, compiled);  // where it cannot be kept, memory has to do
+  write_cached(program, compiled);  // failure to write is no error: the copy in memory is used
   Memory& memory = Memory::get();
   const std::scoped_lock lock(memory.mutex);
   auto& entry = memory.binaries[{key, wheel.empty()}];

@@ -30,7 +30,7 @@ struct ArrayStruct {
   static constexpr int kAligned = 0x100, kWritable = 0x400;
 };
 
-/// numpy's types and dtypes. Made once, never freed: the interpreter goes first.
+/// numpy's types and dtypes. Never freed: the interpreter is finalised first.
 struct Numpy {
   nb::object array_type, float32, float16, uint16;
   nb::object bfloat16;  ///< that of ml_dtypes; null until one is seen

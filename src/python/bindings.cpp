@@ -1,5 +1,5 @@
-// src/python/bindings.cpp - the module: arrays and names in, Plan out. Python is known in this
-// folder alone.
+// src/python/bindings.cpp - the module: arrays and names in, Plan out. Of the
+// core, src/python/ alone includes Python's and nanobind's headers.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>

@@ -11,7 +11,7 @@ namespace {
 
 nb::object intern(const char* name) { return nb::steal(PyUnicode_InternFromString(name)); }
 
-/// Interned names. Made once, never freed: the interpreter goes first.
+/// Interned names. Never freed: the interpreter is finalised first.
 struct Names {
   nb::object data_ptr = intern("data_ptr"), shape = intern("shape"), stride = intern("stride"),
              dtype = intern("dtype"), get_device = intern("get_device"),

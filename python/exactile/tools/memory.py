@@ -1,4 +1,4 @@
-"""Memory: what a command is going to need, what is there, and a word before it is too little."""
+"""Memory: what a command needs, what there is, and an error before it runs out."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Timeline:
         object.__setattr__(self, "records", self.records[order])
         records, tiles = self.records, self.tiles
         times = [tiles[name] for name in RECORD.names[:4]] if RECORD.names else []
-        planned = self.plan.valid  # 0: the lengths are on the device, nobody knows
+        planned = self.plan.valid  # 0: the lengths are on the device, unknown
         checks = {
             "every tile once": (records["times_written"] == 1).all(),
             f"{planned:,} tiles": planned in (0, tiles.size),
