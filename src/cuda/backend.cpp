@@ -27,13 +27,8 @@ class CudaBackend final : public BackendInterface {
                               ? device->family()
                               : family_from_environment().value_or(Family::kSm90);
     const auto tile = [&](bool packs_sequences) -> TileSize {
-      const Shape shape =
-          shape_of({.instance = {.dtype = request.dtype,
-                                 .head_dim = static_cast<int32_t>(request.head_dim),
-                                 .head_dim_v = static_cast<int32_t>(request.head_dim_v),
-                                 .policy = {.scheduler = kDefaultScheduler}},
-                    .family = family,
-                    .mask = mask_kind(request.mask, packs_sequences)});
+      const Shape shape = shape_of(family, mask_kind(request.mask, packs_sequences), request.dtype,
+                                   request.head_dim, request.head_dim_v);
       return {.block_m = shape.block_m, .block_n = shape.block_n, .row_step = shape.block_m};
     };
     return {.tile = tile(false),

@@ -99,8 +99,11 @@ std::string Device::architecture(Family family) const {
 }
 
 const LoadedKernel& Device::kernel(const KernelSpec& spec) {
-  return kernels_.get(
-      spec, [&] { return load(make_program(spec, architecture(spec.family)), shape_of(spec)); });
+  return kernels_.get(spec, [&] {
+    const InstanceSpec& of = spec.instance;
+    const Shape shape = shape_of(spec.family, spec.mask, of.dtype, of.head_dim, of.head_dim_v);
+    return load(make_program(spec, architecture(spec.family)), shape);
+  });
 }
 
 const LoadedKernel& Device::planner() {

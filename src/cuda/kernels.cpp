@@ -65,10 +65,9 @@ MaskKind mask_kind(const Mask& mask, bool packs_sequences) {
   return mask.left < 0 && mask.right < 0 ? MaskKind::kFull : MaskKind::kMasked;
 }
 
-Shape shape_of(const KernelSpec& spec) {
-  const InstanceSpec& of = spec.instance;
-  if (const Shapes* shapes = find_row(rows(), of.dtype, of.head_dim, of.head_dim_v)) {
-    return shapes->of[static_cast<int>(spec.family)][static_cast<int>(spec.mask)];
+Shape shape_of(Family family, MaskKind mask, Dtype dtype, int64_t head_dim, int64_t head_dim_v) {
+  if (const Shapes* shapes = find_row(rows(), dtype, head_dim, head_dim_v)) {
+    return shapes->of[static_cast<int>(family)][static_cast<int>(mask)];
   }
   throw std::invalid_argument("exactile: cuda: no kernel for this dtype and head_dim");
 }

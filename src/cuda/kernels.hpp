@@ -66,7 +66,7 @@ struct KernelSpec {
 MaskKind mask_kind(const Mask& mask, bool packs_sequences);
 
 /// Throws std::invalid_argument for what support.def does not list.
-Shape shape_of(const KernelSpec& spec);
+Shape shape_of(Family family, MaskKind mask, Dtype dtype, int64_t head_dim, int64_t head_dim_v);
 
 jit::Program make_program(const KernelSpec& spec, const std::string& architecture);
 
