@@ -79,15 +79,21 @@ void* allocate(std::size_t bytes, const ::sycl::device& device, const ::sycl::co
   return memory;
 }
 
-::sycl::event submit(::sycl::queue& queue, const Launch& launch) {
+/// `begun`: set before the first command that uses what the launch holds.
+::sycl::event submit(::sycl::queue& queue, const Launch& launch, bool& begun) {
   namespace experimental = ::sycl::ext::oneapi::experimental;
   // What is enqueued here stays together: another thread's run may take the same counter.
   static std::mutex mutex;
   const std::scoped_lock lock(mutex);
   const bool in_order = queue.is_in_order();
   if (!in_order) queue.ext_oneapi_submit_barrier();
+  begun = true;
   ::sycl::event zeroed;
-  if (launch.counter) zeroed = queue.memset(launch.counter, 0, sizeof(int32_t));
+  if (launch.counter) {
+    // By a handler: queue.memset() may go past a barrier that waits for a host task.
+    zeroed = queue.submit(
+        [&](::sycl::handler& handler) { handler.memset(launch.counter, 0, sizeof(int32_t)); });
+  }
   ::sycl::event done = queue.submit([&](::sycl::handler& handler) {
     handler.depends_on(zeroed);
     handler.set_arg(0, experimental::raw_kernel_arg(launch.params, launch.params_bytes));
@@ -154,14 +160,14 @@ Status counter_of(DeviceMemory* memory, const Queue* queue, int32_t** counter) {
 }
 
 Status launch_and_hold(Queue* queue, const Launch* launch) {
+  bool begun = false;
   ::sycl::event done;
   const Status launched =
-      status_of([&] { done = submit(const_cast<::sycl::queue&>(at(queue)), *launch); });
-  if (launched != Status::kDone) {
-    launch->release(launch->held);
-    return launched;
-  }
-  return status_of([&] {  // where this fails, what is held is never released: the kernel uses it
+      status_of([&] { done = submit(const_cast<::sycl::queue&>(at(queue)), *launch, begun); });
+  // Where something fails later, what is held is never released: a command may use it.
+  if (launched != Status::kDone && !begun) launch->release(launch->held);
+  if (launched != Status::kDone) return launched;
+  return status_of([&] {
     find_place(at(queue)).side.submit([&](::sycl::handler& handler) {
       handler.depends_on(done);
       handler.host_task([held = launch->held, release = launch->release] { release(held); });

@@ -133,8 +133,8 @@ def queue_of(x: Any, stream: Any) -> Any:
     devices = dpctl.get_devices()
     if device_type != _core.DEVICE_ONEAPI or ordinal >= len(devices):
         return default_queue()
-    if ordinal not in _queues:
-        _queues[ordinal] = dpctl.SyclQueue(devices[ordinal], property="in_order")
+    if ordinal not in _queues:  # of two threads that come here, both get the first one's
+        _queues.setdefault(ordinal, dpctl.SyclQueue(devices[ordinal], property="in_order"))
     return _queues[ordinal]
 
 

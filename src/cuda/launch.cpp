@@ -163,17 +163,18 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   check_tiles(plan, family, shape);
   const Driver& driver = Driver::get();
   const auto stream = reinterpret_cast<Stream>(args.options.stream);
-  const LaunchCounter counter = memory.prepare(stream);
-  PrefillParams params = make_params(plan, memory, args);
-  Schedule schedule = make_schedule(plan, memory, counter.address);
   TensorMap maps[3];
-  void* arguments[] = {&maps[0], &maps[1], &maps[2], &params, &schedule};
-  if (shape.chunk > 0) {
+  if (shape.chunk > 0) {  // before prepare(): what it gives has to be used
     const void* const q = args.q.data;
-    maps[0] = make_tensor_map(args.q, q, shape.chunk, params.tile_heads, params.tile_tokens);
+    const int32_t tile_heads = plan.pack_gqa ? plan.group() : 1;
+    maps[0] = make_tensor_map(args.q, q, shape.chunk, tile_heads, plan.tile_tokens);
     maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.box_n);
     maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.box_n);
   }
+  const LaunchCounter counter = memory.prepare(stream);
+  PrefillParams params = make_params(plan, memory, args);
+  Schedule schedule = make_schedule(plan, memory, counter.address);
+  void* arguments[] = {&maps[0], &maps[1], &maps[2], &params, &schedule};
   if (counter.address && !counter.is_zero) {
     EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter.address, 0, 1, stream);
   }

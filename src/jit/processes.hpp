@@ -45,7 +45,10 @@ bool run_in_processes(const char* name, std::size_t parts, std::size_t jobs, Run
       continue;
     }
     int status = 0;
-    wait(&status);
+    if (wait(&status) < 0) {
+      if (errno == EINTR) continue;
+      throw std::runtime_error("wait: " + std::string(std::strerror(errno)));
+    }
     good &= status == 0;
     ended(++num_ended);
   }

@@ -145,7 +145,13 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
   if (torch) torch->refuse_tangents({q, k, v, out});
   if (torch && out_is_callers && torch->owns(out)) torch->will_write(out);
   if (backend_of(plan.backend).holds_arrays()) {
-    args.extras.arrays = held_objects(nb::make_tuple(q, k, v, out, lse));
+    nb::list held;
+    for (const nb::handle array : {q, k, v, out, lse}) held.append(array);
+    for (const Array& array : arrays) {  // a capsule may hold a copy of its own
+      if (array.keep.is_valid()) held.append(array.keep);
+    }
+    if (lse_array.keep.is_valid()) held.append(lse_array.keep);
+    args.extras.arrays = held_objects(held);
   }
   {
     const GilRelease release;

@@ -73,8 +73,10 @@ class Mainloop {
 #pragma unroll 1
     for (int32_t n = n_end - 1; n >= n_begin_; --n, stage_.advance()) {
       wait(shared_.k_full[stage_.index()], stage_);
+      __syncwarp();  // one lane arrives for all: elsewhere wgmma holds the warp together
       release_keys(n);
       wait(shared_.v_full[stage_.index()], stage_);
+      __syncwarp();
       release_values(stage_.index());
     }
   }
