@@ -51,11 +51,13 @@ class Mainloop {
       clear(o);
       return true;
     }
-    // In a tile of several sequences all consumers take part in add_and_clear_non_finite().
-    const int32_t rows = ptx::warp_uniform(num_rows<Traits>(params_, tile.work.rows));
-    if (!packed_ && 64 * consumer_ >= rows) {
-      skip(n_end);
-      return false;
+    // Not where tiles may hold several sequences: these keep all consumers in step.
+    if constexpr (Traits::kMask != MaskKind::kPacked) {
+      const int32_t rows = ptx::warp_uniform(num_rows<Traits>(params_, tile.work.rows));
+      if (64 * consumer_ >= rows) {
+        skip(n_end);
+        return false;
+      }
     }
     attend(tile, n_end, o, softmax);
     return true;
