@@ -33,8 +33,8 @@ static constexpr ElementKernels kernels_of() {
 /// What head dims are multiples of, in the order of Dtype.
 template <class... Elements>
 struct Steps {
-  static constexpr int kHeadDim[] = {Scratch<Traits<Elements>>::kHeadDimStep...};
-  static constexpr int kHeadDimV[] = {Scratch<Traits<Elements>>::kHeadDimVStep...};
+  static constexpr int kHeadDim[kNumDtypes] = {Scratch<Traits<Elements>>::kHeadDimStep...};
+  static constexpr int kHeadDimV[kNumDtypes] = {Scratch<Traits<Elements>>::kHeadDimVStep...};
 };
 using AllSteps = Steps<float, Fp16, Bf16>;
 
