@@ -153,8 +153,8 @@ void check_policies() {
   expect(run(uncounted, s1), "copy s1; record a s1; launch s1; record b s1; ");
   expect(run(uncounted, s2), "wait a s2; launch s2; record c s2; ");
   gpu.forget_names();
-  const Plan own =
-      make_plan({.user = std::make_shared<UserScheduler>(UserScheduler{"Own", "text"})});
+  const Plan own = make_plan(
+      {.user = std::make_shared<UserScheduler>(UserScheduler{"Own", "text", kDefaultScheduler})});
   expect(run(own, s1), "copy s1; record a s1; launch s1; record b s1; ");
   expect(run(own, s1), "zero s1; launch s1; record b s1; ");  // who knows how it left the counter
 }
@@ -209,9 +209,9 @@ void check_loaded_kernels() {
   const auto found = [&](const std::string& source, bool shipped = false) {
     const int before = compiler.found;
     run(make_plan({.head_dim = 128,
-                   .user = shipped
-                               ? nullptr
-                               : std::make_shared<UserScheduler>(UserScheduler{"Own", source})}),
+                   .user = shipped ? nullptr
+                                   : std::make_shared<UserScheduler>(
+                                         UserScheduler{"Own", source, kDefaultScheduler})}),
         s1);
     return compiler.found - before;
   };
