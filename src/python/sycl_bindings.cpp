@@ -33,7 +33,8 @@ Dtype dtype_named(const std::string& name) {
 using KernelFields = std::tuple<int, int, int, std::string, std::string>;
 
 KernelFields fields_of(const KernelSpec& spec) {
-  const Shape shape = shape_of(spec.kernel, spec.dtype, spec.head_dim, spec.head_dim_v);
+  const InstanceSpec& of = spec.instance;
+  const Shape shape = shape_of(spec.kernel, of.dtype, of.head_dim, of.head_dim_v);
   const jit::Program program = make_program(spec);
   return {shape.threads, shape.local_bytes, shape.registers, program.source,
           program.name_expression};
@@ -41,12 +42,7 @@ KernelFields fields_of(const KernelSpec& spec) {
 
 /// Those of a plan's kernel, for tests and benchmarks.
 KernelFields kernel_of(const Plan& plan) {
-  return fields_of({.kernel = plan.sycl_kernel,
-                    .dtype = plan.dtype,
-                    .head_dim = plan.head_dim,
-                    .head_dim_v = plan.head_dim_v,
-                    .scheduler = plan.scheduler,
-                    .user = plan.user_scheduler.get()});
+  return fields_of({.instance = instance_spec(plan), .kernel = plan.sycl_kernel});
 }
 
 /// KernelLoader: the SYCL compiler is a process of its own, which _sycl.py starts. A queue goes
@@ -57,7 +53,7 @@ const Kernel* load_in_python(const Queue* queue, const KernelSpec& spec) {
       nb::module_::import_("exactile._sycl")
           .attr("load_kernel")(nb::capsule(queue, "SyclQueueRef"),
                                name_of(spec.kernel, kSyclKernelNames),
-                               name_of(spec.dtype, kDtypeNames), fields_of(spec));
+                               name_of(spec.instance.dtype, kDtypeNames), fields_of(spec));
   return reinterpret_cast<const Kernel*>(nb::cast<uint64_t>(address));
 }
 

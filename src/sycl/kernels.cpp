@@ -80,8 +80,9 @@ constexpr Family kFamilies[] = {
 static_assert(std::size(kFamilies) == kNumSyclKernels);
 
 std::string traits_name(const KernelSpec& spec, const Family& family) {
-  return std::string("exactile::sycl::") + family.name + "::Traits<" + element_name(spec.dtype) +
-         ", " + std::to_string(spec.head_dim) + ", " + std::to_string(spec.head_dim_v) +
+  const InstanceSpec& of = spec.instance;
+  return std::string("exactile::sycl::") + family.name + "::Traits<" + element_name(of.dtype) +
+         ", " + std::to_string(of.head_dim) + ", " + std::to_string(of.head_dim_v) +
          family.traits_arguments + ">";
 }
 
@@ -108,7 +109,8 @@ jit::Program make_program(const KernelSpec& spec) {
                        "#include <exactile/scheduler.hpp>\n"
                        "#include <exactile/sycl/" +
                        family.name + "/kernel.hpp>\n";
-  const PolicySource policy = policy_of(spec.scheduler, spec.user);
+  const PolicySpec& wanted = spec.instance.policy;
+  const PolicySource policy = policy_of(wanted.scheduler, wanted.user.get());
   source += policy.source;
   return {.source = std::move(source),
           .name_expression = std::string("exactile::sycl::") + family.name + "::prefill_kernel<" +
@@ -122,11 +124,12 @@ std::vector<jit::Program> shipped_programs() {
   std::vector<jit::Program> programs;
   for (const KernelRow<Shapes>& row : rows()) {
     for (int scheduler = 0; scheduler < kNumSchedulers; ++scheduler) {
-      programs.push_back(make_program({.kernel = SyclKernel::kPortable,
-                                       .dtype = row.dtype,
-                                       .head_dim = row.head_dim,
-                                       .head_dim_v = row.head_dim_v,
-                                       .scheduler = static_cast<SchedulerKind>(scheduler)}));
+      programs.push_back(make_program(
+          {.instance = {.dtype = row.dtype,
+                        .head_dim = row.head_dim,
+                        .head_dim_v = row.head_dim_v,
+                        .policy = {.scheduler = static_cast<SchedulerKind>(scheduler)}},
+           .kernel = SyclKernel::kPortable}));
     }
   }
   return programs;

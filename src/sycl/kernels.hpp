@@ -5,7 +5,7 @@
 #include <exactile/platform.hpp>
 #include <vector>
 
-#include "base/plan.hpp"
+#include "base/kernel_spec.hpp"
 #include "jit/program.hpp"
 
 namespace exactile::sycl {
@@ -25,13 +25,11 @@ struct Shape {
 inline constexpr int kWorkersWithoutDevice = 128;
 
 struct KernelSpec {
+  InstanceSpec instance;
   SyclKernel kernel;
-  Dtype dtype;
-  int32_t head_dim;
-  int32_t head_dim_v;
-  SchedulerKind scheduler;
-  const UserScheduler* user = nullptr;  ///< instead of `scheduler`, if given
-  bool count = false;                   ///< the test-only instantiation that counts work-groups
+  bool count = false;  ///< the test-only instantiation that counts work-groups
+
+  friend auto operator<=>(const KernelSpec&, const KernelSpec&) = default;
 };
 
 /// Whether a kernel has Traits for this row of support.def; the portable one has for all.

@@ -20,13 +20,7 @@ PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
 }
 
 KernelSpec spec_of(const Plan& plan, bool count) {
-  return {.kernel = plan.sycl_kernel,
-          .dtype = plan.dtype,
-          .head_dim = plan.head_dim,
-          .head_dim_v = plan.head_dim_v,
-          .scheduler = plan.scheduler,
-          .user = plan.user_scheduler.get(),
-          .count = count};
+  return {.instance = instance_spec(plan), .kernel = plan.sycl_kernel, .count = count};
 }
 
 /// What a kernel uses until it is done.
