@@ -212,6 +212,17 @@ POISONED = {  # mask: (sequence, key); some seen by no row, by some, by all of o
 }
 
 
+def scale_scores(batch: Batch, lengths: list[int], root: np.float32, order: str) -> None:
+    """Multiply q and k by `root`, and k by what lets a sequence's scores rise, fall or mix."""
+    factor = {
+        "rising": np.concatenate([np.linspace(0.1, 1, n) for n in lengths]),
+        "falling": np.concatenate([np.linspace(1, 0.1, n) for n in lengths]),
+        "mixed": np.where(np.arange(sum(lengths)) % 3 == 0, 1, 1e-3),
+    }[order].reshape(-1, 1, 1)
+    batch.q[:] = (batch.q.astype(np.float32) * root).astype(batch.q.dtype)
+    batch.k[:] = (batch.k.astype(np.float32) * root * factor).astype(batch.k.dtype)
+
+
 def poisoned_batches(dtype, mask, poison):
     """(clean batch, poisoned batch, rows that see a poisoned key)."""
     options, places = POISONED[mask]

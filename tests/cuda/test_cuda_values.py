@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exactile
-from cases import MASKS, assert_same_bits, make_batch
+from cases import MASKS, assert_same_bits, make_batch, scale_scores
 from cuda_device import HALVES, ROWS, needs_gpu, run
 
 pytestmark = needs_gpu
@@ -101,13 +101,7 @@ def test_large_scores(family, head_dim, largest, order, mask):
     lengths = [300, 90, 700]
     batch = make_batch(lengths, dtype="bfloat16", head_dim=head_dim, heads=(4, 2), **MASKS[mask])
     root = np.float32(np.sqrt(largest))
-    factor = {
-        "rising": np.concatenate([np.linspace(0.1, 1, n) for n in lengths]),
-        "falling": np.concatenate([np.linspace(1, 0.1, n) for n in lengths]),
-        "mixed": np.where(np.arange(sum(lengths)) % 3 == 0, 1, 1e-3),
-    }[order].reshape(-1, 1, 1)
-    batch.q[:] = (batch.q.astype(np.float32) * root).astype(batch.q.dtype)
-    batch.k[:] = (batch.k.astype(np.float32) * root * factor).astype(batch.k.dtype)
+    scale_scores(batch, lengths, root, order)
     # Half of the rows have ordinary scores, beside large ones in their tile.
     batch.q[1::2] = (batch.q[1::2].astype(np.float32) / root).astype(batch.q.dtype)
     out, lse = run(batch, pack_gqa=True)

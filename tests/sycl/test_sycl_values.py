@@ -16,6 +16,7 @@ from cases import (
     batch_with_scores,
     make_batch,
     poisoned_batches,
+    scale_scores,
 )
 from sycl_device import compile_ahead, dpnp, needs_device, put, run, small_plan
 
@@ -70,14 +71,7 @@ def test_large_scores_beside_ordinary_ones(kernel, dtype, largest, order):
     """Of random q and k, half of the rows with ordinary scores: these keep every bit."""
     lengths = [150, 31]
     plain, batch = (make_batch(lengths, dtype=dtype, causal=True) for _ in range(2))
-    root = np.float32(np.sqrt(largest))
-    factor = {
-        "rising": np.concatenate([np.linspace(0.1, 1, n) for n in lengths]),
-        "falling": np.concatenate([np.linspace(1, 0.1, n) for n in lengths]),
-        "mixed": np.where(np.arange(sum(lengths)) % 3 == 0, 1, 1e-3),
-    }[order].reshape(-1, 1, 1)
-    batch.q[:] = (batch.q.astype(np.float32) * root).astype(batch.q.dtype)
-    batch.k[:] = (batch.k.astype(np.float32) * root * factor).astype(batch.k.dtype)
+    scale_scores(batch, lengths, np.float32(np.sqrt(largest)), order)
     batch.q[1::2] = (batch.q[1::2].astype(np.float32) / largest).astype(batch.q.dtype)
     out, lse = run(batch)
     batch.check(out, lse)
