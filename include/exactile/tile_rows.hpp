@@ -30,6 +30,10 @@ struct TileRows {
 
   /// Rows from this one's token to the end of its sequence, as Mask counts them.
   EXACTILE_HOST_DEVICE int32_t rows_to_end(int32_t row) const { return record.q_end - token(row); }
+  /// The row's own key, as Mask says it.
+  EXACTILE_HOST_DEVICE int32_t position(int32_t row) const {
+    return record.k_len - rows_to_end(row);
+  }
 
   /// In elements.
   template <class Pointer>

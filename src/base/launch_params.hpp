@@ -21,7 +21,7 @@ Tensor<Pointer> tensor_of(const ArrayRef& a) {
 }
 
 inline CommonParams common_params(const Plan& plan, const PrefillArgs& args) {
-  const int32_t tile_heads = plan.pack_gqa ? plan.group() : 1;
+  const int32_t tile_heads = plan.heads_per_tile();
   return {.q = tensor_of<const void*>(args.q),
           .k = {tensor_of<const void*>(args.k)},
           .v = {tensor_of<const void*>(args.v)},

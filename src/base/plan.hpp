@@ -84,6 +84,7 @@ struct Plan {
 
   int32_t batch() const { return static_cast<int32_t>(cu_seqlens_q.size()) - 1; }
   int32_t group() const { return num_heads_q / num_heads_kv; }
+  int32_t heads_per_tile() const { return pack_gqa ? group() : 1; }
   int32_t total_q() const { return cu_seqlens_q.back(); }
   int32_t total_k() const { return cu_seqlens_k.back(); }
 };

@@ -1,5 +1,5 @@
 // src/base/types.hpp - enums that all host code shares (dtypes, policies, backends) and their
-// names: element types, schedulers, backends, and their names.
+// names.
 #pragma once
 
 #include <compare>

@@ -166,8 +166,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   TensorMap maps[3];
   if (shape.chunk > 0) {  // before prepare(): what it gives has to be used
     const void* const q = args.q.data;
-    const int32_t tile_heads = plan.pack_gqa ? plan.group() : 1;
-    maps[0] = make_tensor_map(args.q, q, shape.chunk, tile_heads, plan.tile_tokens);
+    maps[0] = make_tensor_map(args.q, q, shape.chunk, plan.heads_per_tile(), plan.tile_tokens);
     maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.box_n);
     maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.box_n);
   }

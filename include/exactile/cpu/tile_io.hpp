@@ -34,7 +34,7 @@ struct TileIo {
         if constexpr (Traits::Scores::kChanges) {
           scratch.slope[row0 + i] =
               Traits::Scores::slope(params.scores, tile.token(row), tile.head(row));
-          scratch.position[row0 + i] = tile.record.k_len - rows_to_end;
+          scratch.position[row0 + i] = tile.position(row);
         }
         from[i] = q + tile.offset(params.q, row);
       }

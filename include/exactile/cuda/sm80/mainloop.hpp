@@ -234,7 +234,7 @@ class Mainloop {
     for (int r = 0; r < 2; ++r) {
       const int row = min(warp() * Traits::kWarpRows + lane() / 4 + r * 8, tile_.rows() - 1);
       const float slope = Traits::Scores::slope(params_.scores, tile_.token(row), tile_.head(row));
-      const int32_t position = tile_.record.k_len - tile_.rows_to_end(row);
+      const int32_t position = tile_.position(row);
       const auto first = static_cast<float>(n * kBlockN + lane() % 4 * 2 - position);
 #pragma unroll
       for (int i = 0; i < kBlockN / 4; ++i) {

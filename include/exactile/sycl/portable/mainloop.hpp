@@ -158,7 +158,7 @@ class Mainloop {
     for (int r = 0; r < kRows; ++r) {
       const int row = min(place_.row0 + r, tile_.rows() - 1);
       const float slope = Traits::Scores::slope(params_.scores, tile_.token(row), tile_.head(row));
-      const int32_t position = tile_.record.k_len - tile_.rows_to_end(row);
+      const int32_t position = tile_.position(row);
 #pragma unroll
       for (int j = 0; j < kKeys; ++j) {
         const int32_t key = n0 + j * kLanes + place_.lane;
