@@ -21,12 +21,21 @@ struct Place {
   ::sycl::queue side;
 };
 
+namespace {
+
+struct CounterOfQueue : Counter {
+  ::sycl::queue queue;       ///< kept: no other has its place
+  ::sycl::event last_use{};  ///< of a queue that is not in order
+};
+
+}  // namespace
+
 struct DeviceMemory {
   ::sycl::context context;
   ::sycl::device device;
   void* data = nullptr;
-  std::mutex mutex = {};                                          // of counters
-  std::vector<std::pair<::sycl::queue, int32_t*>> counters = {};  // keeps the queues: no two alike
+  std::mutex mutex = {};  // of `counters` as a list
+  std::deque<CounterOfQueue> counters = {};
 };
 
 namespace {
@@ -88,11 +97,16 @@ void* allocate(std::size_t bytes, const ::sycl::device& device, const ::sycl::co
   const bool in_order = queue.is_in_order();
   if (!in_order) queue.ext_oneapi_submit_barrier();
   begun = true;
+  auto* const counter = static_cast<CounterOfQueue*>(launch.counter);
   ::sycl::event zeroed;
-  if (launch.counter) {
-    // By a handler: queue.memset() may go past a barrier that waits for a host task.
-    zeroed = queue.submit(
-        [&](::sycl::handler& handler) { handler.memset(launch.counter, 0, sizeof(int32_t)); });
+  if (counter) {
+    // By a handler: queue.memset() may go past a barrier that waits for a host task. After the last
+    // use by its event too: on a busy CPU a barrier was seen not to wait for other threads'
+    // kernels.
+    zeroed = queue.submit([&](::sycl::handler& handler) {
+      handler.depends_on(counter->last_use);
+      handler.memset(counter->data, 0, sizeof(int32_t));
+    });
   }
   ::sycl::event done = queue.submit([&](::sycl::handler& handler) {
     handler.depends_on(zeroed);
@@ -102,6 +116,7 @@ void* allocate(std::size_t bytes, const ::sycl::device& device, const ::sycl::co
     handler.parallel_for(::sycl::nd_range<1>(all, group),
                          *reinterpret_cast<const ::sycl::kernel*>(launch.kernel));
   });
+  if (!in_order && counter) counter->last_use = done;
   if (!in_order) queue.ext_oneapi_submit_barrier();
   return done;
 }
@@ -128,7 +143,7 @@ Status is_reachable(const Queue* queue, const void* pointer, bool* reachable) {
 
 void free_memory(DeviceMemory* memory) {
   if (memory->data) ::sycl::free(memory->data, memory->context);
-  for (const auto& [queue, counter] : memory->counters) ::sycl::free(counter, memory->context);
+  for (const Counter& counter : memory->counters) ::sycl::free(counter.data, memory->context);
   delete memory;
 }
 
@@ -145,17 +160,17 @@ Status make_memory(const Queue* queue, const void* data, std::size_t bytes, Devi
 
 void* address_of(const DeviceMemory* memory) { return memory->data; }
 
-Status counter_of(DeviceMemory* memory, const Queue* queue, int32_t** counter) {
+Status counter_of(DeviceMemory* memory, const Queue* queue, Counter** counter) {
   return status_of([&] {
     const std::scoped_lock lock(memory->mutex);
-    for (const auto& [user, own] : memory->counters) {
-      if (user == at(queue)) {
-        *counter = own;
-        return;
-      }
+    const auto found = std::ranges::find(memory->counters, at(queue), &CounterOfQueue::queue);
+    if (found != memory->counters.end()) {
+      *counter = &*found;
+      return;
     }
-    *counter = static_cast<int32_t*>(allocate(sizeof(int32_t), memory->device, memory->context));
-    memory->counters.emplace_back(at(queue), *counter);
+    auto* const data =
+        static_cast<int32_t*>(allocate(sizeof(int32_t), memory->device, memory->context));
+    *counter = &memory->counters.emplace_back(Counter{data}, at(queue));
   });
 }
 

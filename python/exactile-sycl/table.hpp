@@ -9,7 +9,7 @@
 namespace exactile::sycl {
 
 /// To be raised by every change of what follows.
-inline constexpr uint32_t kTableVersion = 1;
+inline constexpr uint32_t kTableVersion = 2;
 /// Name of the capsule that holds a RuntimeTable's address.
 inline constexpr const char* kTableCapsule = "exactile_sycl.table";
 
@@ -24,13 +24,18 @@ struct Place;
 /// Constant data of a plan in a device's memory, and one counter for every queue that runs it.
 struct DeviceMemory;
 
+/// Of one queue.
+struct Counter {
+  int32_t* data;  ///< in the device's memory
+};
+
 struct Launch {
   const Kernel* kernel;
   const void* params;  ///< argument 0
   std::size_t params_bytes;
   const void* schedule;  ///< argument 1
   std::size_t schedule_bytes;
-  int32_t* counter;  ///< zeroed first; null: none
+  Counter* counter;  ///< zeroed first; null: none
   std::size_t work_groups;
   std::size_t threads;  ///< work-items of a work-group
   void* held;           ///< what the kernel uses
@@ -57,7 +62,7 @@ struct RuntimeTable {
   void (*free_memory)(DeviceMemory* memory);
   void* (*address_of)(const DeviceMemory* memory);
   /// Not yet zeroed. Runs on one queue follow one another; those of two queues may overlap.
-  Status (*counter_of)(DeviceMemory* memory, const Queue* queue, int32_t** counter);
+  Status (*counter_of)(DeviceMemory* memory, const Queue* queue, Counter** counter);
   /// Enqueued after all that was submitted to the queue before, and before all that comes after,
   /// whether the queue is in order or not.
   Status (*launch)(Queue* queue, const Launch* launch);

@@ -79,7 +79,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const bool count = args.extras.work_groups;
   std::atomic<const Kernel*>& kernel = memory.kernels[count];
   if (!kernel) kernel = loaded_kernel(queue, memory.place(), spec_of(plan, count));
-  int32_t* const counter = has_counter(plan.scheduler) ? memory.counter(queue) : nullptr;
+  Counter* const counter = has_counter(plan.scheduler) ? memory.counter(queue) : nullptr;
   const PrefillParams params = make_params(plan, args);
   const std::string schedule = sycl::schedule(plan, memory.lists(counter));
   const Launch launch{

@@ -33,18 +33,18 @@ DevicePlan::DevicePlan(const Plan& plan, const Queue* queue, const Place* place)
   check(runtime_, runtime_.make_memory(queue, lists.data(), lists.size(), &memory_));
 }
 
-int32_t* DevicePlan::counter(const Queue* queue) const {
-  int32_t* counter = nullptr;
+Counter* DevicePlan::counter(const Queue* queue) const {
+  Counter* counter = nullptr;
   check(runtime_, runtime_.counter_of(memory_, queue, &counter));
   return counter;
 }
 
-ScheduleMemory DevicePlan::lists(int32_t* counter) const {
+ScheduleMemory DevicePlan::lists(const Counter* counter) const {
   const auto* const begin = static_cast<const char*>(runtime_.address_of(memory_));
   return {.cu_seqlens_q = reinterpret_cast<const int32_t*>(begin),
           .cu_seqlens_k = reinterpret_cast<const int32_t*>(begin + cu_bytes_),
           .records = reinterpret_cast<const TileRecord*>(begin + 2 * cu_bytes_),
-          .counter = counter};
+          .counter = counter ? counter->data : nullptr};
 }
 
 DevicePlan& DevicePlans::on(const Queue* queue, const Plan& plan) {

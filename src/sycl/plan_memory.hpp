@@ -23,9 +23,9 @@ class DevicePlan {
 
   const Place* place() const { return place_; }
   /// Not yet zeroed; that of the queue.
-  int32_t* counter(const Queue* queue) const;
+  Counter* counter(const Queue* queue) const;
   /// Where the policy finds its lists, and a counter or null.
-  ScheduleMemory lists(int32_t* counter) const;
+  ScheduleMemory lists(const Counter* counter) const;
 
   /// Loaded on first use; [1] counts work-groups, for tests.
   std::atomic<const Kernel*> kernels[2] = {};
