@@ -88,4 +88,33 @@ struct PagedKv {
   };
 };
 
+/// PagedKv where there is a page size, else ContiguousKv: for kernels to which a question for each
+/// block of keys is nothing.
+struct AnyKv {
+  static constexpr bool kOneRun = false;
+
+  template <class Element>
+  class Rows {
+   public:
+    EXACTILE_HOST_DEVICE Rows(const KvTensor& tensor, const PageTable& table, int32_t k_begin,
+                              int32_t kv_head)
+        : is_paged_(table.page_size > 0),
+          packed_(tensor, table, is_paged_ ? 0 : k_begin, kv_head),
+          paged_(tensor, table, is_paged_ ? k_begin : 0, kv_head) {}
+
+    EXACTILE_HOST_DEVICE const Element* operator[](int32_t n) const {
+      return is_paged_ ? paged_[n] : packed_[n];
+    }
+    EXACTILE_HOST_DEVICE int64_t stride() const { return packed_.stride(); }
+    EXACTILE_HOST_DEVICE bool is_run(int32_t n, int32_t end) const {
+      return !is_paged_ || paged_.is_run(n, end);
+    }
+
+   private:
+    bool is_paged_;
+    ContiguousKv::Rows<Element> packed_;
+    PagedKv::Rows<Element> paged_;
+  };
+};
+
 }  // namespace exactile

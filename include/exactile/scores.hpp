@@ -30,6 +30,9 @@ struct ScoreParams {
   int64_t alibi_batch_stride = 0;       ///< in elements
   const int32_t* cu_seqlens_q = nullptr;
   const float* sinks = nullptr;  ///< (num_heads_q,): logits, of the scaled scores' unit, or null
+
+  /// Whether GeneralScores::change() is more than the identity.
+  EXACTILE_HOST_DEVICE constexpr bool change() const { return softcap > 0 || alibi_slopes; }
 };
 
 /// The sequence that a token belongs to; sequences may be empty.
@@ -105,7 +108,7 @@ class RowSum<Scores, Math> {
                               float scale_log2, HeadOfRow head_of_row)
       : sum_(sum), sink_(params.sinks ? params.sinks[head_of_row()] : -kInfinity), total_(sum) {
     constexpr float kLog2E = 1.44269504088896341f;
-    if (sink_ > -kInfinity) total_ += Math::exp2(sink_ * kLog2E - reference * scale_log2);
+    if (sink_ != -kInfinity) total_ += Math::exp2(sink_ * kLog2E - reference * scale_log2);
   }
 
   EXACTILE_HOST_DEVICE float total() const { return total_; }

@@ -26,6 +26,10 @@ class RunOptions(TypedDict, total=False):
     """What kernels are told besides arrays; documented at `Plan.run`, read in the core."""
 
     softmax_scale: float | None
+    softcap: float | None
+    sinks: Any
+    alibi_slopes: Any
+    block_table: Any
 
 
 def takes_run_options(function: F) -> F:

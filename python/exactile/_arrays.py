@@ -271,6 +271,14 @@ def cumulated(lengths: Any, name: str) -> npt.NDArray[np.int32]:
     return as_int32(running_sums(array), f"the sum of {name}")
 
 
+def used_lengths(core: _core.Plan) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """(batch,) each: queries and keys of a plan's sequences that count."""
+    cu_seqlens = core.cu_seqlens_q, core.cu_seqlens_k
+    used = core.seqused_q, core.seqused_k
+    first, second = (u if len(u) else np.diff(cu) for u, cu in zip(used, cu_seqlens, strict=True))
+    return first, second
+
+
 def running_sums(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """A 0, then running sums: where each of what has these lengths begins, and the end."""
     lengths = np.asarray(lengths)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exactile import _core
-from exactile._arrays import running_sums
+from exactile._arrays import running_sums, used_lengths
 from exactile._paths import include_dir
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _find_fault(core: _core.Plan, given: npt.NDArray[np.void]) -> str | None:
 
 def _m_blocks(core: _core.Plan) -> _Int64s:
     """(batch,) of each sequence, where sequences share none."""
-    lengths = np.diff(core.cu_seqlens_q).astype(np.int64)
+    lengths = used_lengths(core)[0].astype(np.int64)
     return -(-lengths // core.tile_tokens)
 
 
@@ -284,10 +284,11 @@ def _outcome(scheduler: Scheduler, core: _core.Plan, *arguments: str) -> npt.NDA
             core.launched,
             core.workers,
             seconds,
+            core.page_size > 0,
         ],
         np.int32,
     )
-    lists = (request, core.cu_seqlens_q, core.cu_seqlens_k, core.records)
+    lists = (request, core.cu_seqlens_q, core.cu_seqlens_k, *used_lengths(core), core.records)
     try:
         done = subprocess.run(
             [str(_program(scheduler)), *arguments],

@@ -38,6 +38,7 @@ struct Request {
   std::int32_t max_records;    // bound that a launch without knowledge of the lengths has; or 0
   std::int32_t work_groups, workers;  // launched (to count: as for the policy it is like)
   std::int32_t processor_seconds;
+  std::int32_t is_paged;
 };
 
 /// How a program ends that could not write its walks.
@@ -85,7 +86,7 @@ std::vector<T> read_values(std::size_t size) {
 /// The tiles that there are, and what the policy is told of them.
 struct Batch {
   Request request;
-  std::vector<std::int32_t> cu_q, cu_k;
+  std::vector<std::int32_t> cu_q, cu_k, used_q, used_k;
   std::vector<exactile::TileRecord> records;
   std::vector<std::int32_t> by_row;  // positions of records, by q_begin
   std::int32_t counter = 0;
@@ -94,14 +95,18 @@ struct Batch {
   Batch() : request(read_values<Request>(1)[0]) {
     cu_q = read_values<std::int32_t>(request.batch + 1);
     cu_k = read_values<std::int32_t>(request.batch + 1);
+    used_q = read_values<std::int32_t>(request.batch);
+    used_k = read_values<std::int32_t>(request.batch);
     records = read_values<exactile::TileRecord>(request.given_records);
     if (records.empty()) {
       const exactile::TileListSpec spec{.cu_seqlens_q = cu_q.data(),
-                                        .cu_seqlens_k = cu_k.data(),
+                                        .cu_seqlens_k = keys(),
                                         .batch = request.batch,
                                         .tile_tokens = request.tile_tokens,
                                         .block_n = 1,
-                                        .mask = {}};
+                                        .mask = {},
+                                        .seqused_q = used_q.data(),
+                                        .seqused_k = used_k.data()};
       records.resize(exactile::count_tiles(spec));
       exactile::write_tiles(spec, records.data());
     }
@@ -110,6 +115,7 @@ struct Batch {
     std::ranges::sort(by_row, {}, [this](std::int32_t i) { return records[i].q_begin; });
   }
 
+  const std::int32_t* keys() const { return request.is_paged ? nullptr : cu_k.data(); }
   std::int64_t num_tiles() const { return std::int64_t{num_records} * request.tile_heads; }
 
   /// A template, for the branches of other policies not to be looked at.
@@ -123,11 +129,13 @@ struct Batch {
         .planned = request.max_records > 0 ? &num_records : nullptr};
     if constexpr (exactile::SameAs<Params, exactile::PaddedGrid>) {
       return {.cu_seqlens_q = cu_q.data(),
-              .cu_seqlens_k = cu_k.data(),
+              .cu_seqlens_k = keys(),
               .batch = request.batch,
               .num_heads = request.tile_heads,
               .max_m_blocks = request.max_m_blocks,
-              .tile_tokens = request.tile_tokens};
+              .tile_tokens = request.tile_tokens,
+              .seqused_q = used_q.data(),
+              .seqused_k = used_k.data()};
     } else if constexpr (exactile::SameAs<Params, exactile::CountedList>) {
       return {list, &counter, request.work_groups};
     } else {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Options(RunOptions, total=False):
     """What every form of `varlen_prefill` takes."""
 
+    seqused_q: Any
+    seqused_k: Any
     causal: bool
     window: tuple[int, int]
     out: Any
@@ -102,6 +104,8 @@ def varlen_prefill(
     cu_seqlens_q: Any,
     cu_seqlens_k: Any = None,
     *,
+    seqused_q: Any = None,
+    seqused_k: Any = None,
     causal: bool = False,
     window: tuple[int, int] = (-1, -1),
     out: Any = None,
@@ -125,12 +129,16 @@ def varlen_prefill(
         GPU or a SYCL device, the last dimension contiguous. bfloat16 in numpy is
         ``ml_dtypes.bfloat16``.
     k : array, shape (total_k, num_heads_kv, head_dim)
+        With `block_table` pages: (num_pages, page_size, num_heads_kv, head_dim).
     v : array, shape (total_k, num_heads_kv, head_dim_v)
+        Likewise.
     cu_seqlens_q : integers, shape (batch + 1,)
-        Running sums of the query lengths, from 0 to total_q. In GPU memory (int32) they are planned
-        there.
+        Running sums of the query lengths, from 0 to at most total_q. In GPU memory (int32) they are
+        planned there.
     cu_seqlens_k : integers, shape (batch + 1,), optional
-        The same for keys and values. Default: `cu_seqlens_q`.
+        The same for keys and values. Default: `cu_seqlens_q`, with pages `seqused_k`.
+    seqused_q, seqused_k
+        As `exactile.plan`.
     causal, window, scheduler, order, pack_gqa, pack_sequences, backend, workers
         As `exactile.plan`; the default backend is that of the arrays' device.
     out, return_lse, stream, and options of a run
@@ -171,8 +179,9 @@ def varlen_prefill(
     """
     given = "" if dtype is None else canonical_dtype(dtype, "varlen_prefill")
     shape_q, dtype_q, device = _core.array_info(q, "q", given)
-    shape_k, _, _ = _core.array_info(k, "k", dtype_q)
-    shape_v, _, _ = _core.array_info(v, "v", dtype_q)
+    paged = options.get("block_table") is not None
+    shape_k, _, _ = _core.array_info(k, "k", dtype_q, paged)
+    shape_v, _, _ = _core.array_info(v, "v", dtype_q, paged)
     own: BackendName = BACKEND_OF_DEVICE.get(device, "cpu")  # the run refuses other devices
     if backend is None:
         backend = own
@@ -182,9 +191,12 @@ def varlen_prefill(
         cu_seqlens_q,
         cu_seqlens_k,
         num_heads_q=shape_q[1],
-        num_heads_kv=shape_k[1],
+        seqused_q=seqused_q,
+        seqused_k=seqused_k,
+        page_size=shape_k[1] if paged else None,
+        num_heads_kv=shape_k[-2],
         head_dim=shape_q[2],
-        head_dim_v=shape_v[2],
+        head_dim_v=shape_v[-1],
         dtype=given or dtype_q,
         causal=causal,
         window=window,
@@ -195,7 +207,7 @@ def varlen_prefill(
         backend=backend,
         workers=workers,
         total_q=shape_q[0],
-        total_k=shape_k[0],
+        total_k=None if paged else shape_k[0],
         stream=stream,
     )
     return planned.run(q, k, v, out=out, return_lse=return_lse, stream=stream, **options)

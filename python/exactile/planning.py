@@ -31,6 +31,7 @@ from exactile._arrays import (
     cumulated,
     host_results,
     refuse_stream,
+    used_lengths,
 )
 from exactile._device import (
     DeviceLengths,
@@ -84,6 +85,8 @@ class Plan:
         The query heads of one kv head share a tile.
     pack_sequences : bool
         Short sequences that follow one another share tiles.
+    page_size : int
+        Keys in a page; 0: keys and values are packed.
     workers : int
         Work-groups that run at a time: CPU threads.
     block_m, block_n : int
@@ -114,6 +117,7 @@ class Plan:
     window: tuple[int, int]
     pack_gqa: bool
     pack_sequences: bool
+    page_size: int
     workers: int
     block_m: int
     block_n: int
@@ -162,7 +166,7 @@ class Plan:
 
     @property
     def seqlens(self) -> Seqlens:
-        """Lengths of the sequences, int32, two arrays of shape (batch,).
+        """Queries and keys of the sequences that count, int32, two arrays of shape (batch,).
 
         Raises
         ------
@@ -171,7 +175,7 @@ class Plan:
         """
         if self._device_lengths:
             raise ValueError("Plan.seqlens: the lengths of this plan are on the GPU")
-        return Seqlens(np.diff(self._core.cu_seqlens_q), np.diff(self._core.cu_seqlens_k))
+        return Seqlens(*used_lengths(self._core))
 
     @property
     def records(self) -> npt.NDArray[np.int32]:
@@ -206,6 +210,7 @@ class Plan:
             f"lengths     {_shorten(lengths.q)}" + ("" if same else " (queries)"),
             *([] if same else [f"            {_shorten(lengths.k)} (keys)"]),
             f"mask        {_describe_window(self.window)}",
+            *([f"pages       of {self.page_size} keys"] if self.page_size else []),
             f"scheduler   {self.scheduler}"
             + (f", {self.order}" if self._core.has_list else "")
             + f", tiles of {self.block_m} x {self.block_n}{packing}, {self.backend}",
@@ -299,16 +304,32 @@ class Plan:
         q : array, shape (total_q, num_heads_q, head_dim)
             numpy, torch, CuPy, dpnp or DLPack, of the plan's dtype, on the plan's backend. Strides
             are free but for the last dimension, which is contiguous. bfloat16 in numpy is
-            ``ml_dtypes.bfloat16``, or uint16 storage; in dpnp uint16 storage.
+            ``ml_dtypes.bfloat16``, or uint16 storage; in dpnp uint16 storage. There may be more
+            rows than the plan has: these, and those past `seqused_q`, are not read, and their rows
+            of the results are left as they are (of a new array: whatever the memory held).
         k : array, shape (total_k, num_heads_kv, head_dim)
+            Or more rows. With `page_size`: (num_pages, page_size, num_heads_kv, head_dim).
         v : array, shape (total_k, num_heads_kv, head_dim_v)
-        out : array, shape (total_q, num_heads_q, head_dim_v), optional
-            Written and returned instead of a new array. It shares no element with `q`, `k` or `v`,
-            but may be exactly `q`, which is overwritten then. Torch sees the write.
+            Likewise.
+        out : array, shape (rows of q, num_heads_q, head_dim_v), optional
+            Written and returned instead of a new array. It shares no element with an input, but may
+            be exactly `q`, which is overwritten then. Torch sees the write.
         return_lse : bool
             Also return the log-sum-exp of every row's scaled scores.
         softmax_scale : float, optional
             Finite and > 0, as a float32 too. Default: ``head_dim ** -0.5``.
+        softcap : float, optional
+            Scores become ``softcap * tanh(score / softcap)``, after `softmax_scale` [1]_. Default,
+            and 0: they stay.
+        sinks : float32 array, shape (num_heads_q,), optional
+            A logit of every row that has no value: it takes its part of the row's sum [2]_. -inf:
+            none.
+        alibi_slopes : float32 array, shape (num_heads_q,) or (batch, num_heads_q), optional
+            After `softcap`, ``slope * |i + (len_k - len_q) - j|`` is taken from the score of row i
+            and key j [3]_.
+        block_table : int32 array, shape (batch, max_pages), optional
+            With `page_size`: the pages of a sequence's keys, in order. Entries past its last key
+            are not read. The last dimension is contiguous.
         stream : int or stream object, optional
             CPU: None. CUDA: where to enqueue; a handle, or an object with ``__cuda_stream__`` or
             ``cuda_stream``. Default: the current stream of torch or CuPy for their arrays, else the
@@ -317,10 +338,10 @@ class Plan:
 
         Returns
         -------
-        out : array, shape (total_q, num_heads_q, head_dim_v)
+        out : array, shape (rows of q, num_heads_q, head_dim_v)
             Of the library and dtype of `q`. Rows that see no key are 0.
-        lse : float32 array, shape (num_heads_q, total_q)
-            With `return_lse`. Natural logarithm; -inf for rows that see no key.
+        lse : float32 array, shape (num_heads_q, rows of q)
+            With `return_lse`. Natural logarithm, the sink in it; -inf for rows that see neither.
 
         Raises
         ------
@@ -349,6 +370,14 @@ class Plan:
         without `pack_sequences`, the rest of the batch. The GIL is released. On the CPU runs of
         several threads share the helper threads, and signals are answered between tiles: Ctrl-C
         ends a run and leaves `out` partly written.
+
+        `softcap`, `sinks`, `alibi_slopes`, pages and used lengths: on the CPU for now.
+
+        References
+        ----------
+        .. [1] Gemma 2, arXiv:2408.00118.
+        .. [2] Attention sinks, arXiv:2309.17453; as learned logits in gpt-oss, arXiv:2508.10925.
+        .. [3] ALiBi, arXiv:2108.12409.
         """
         if (hook := _core.suspend_compiler()) is not None:  # as `eager`, without its 0.3 us
             try:
@@ -358,13 +387,14 @@ class Plan:
         core = self._core
         walk = self._own_policy.before_run() if self._own_policy else None
         results = self._results(core, q, stream)
-        result = out
-        if out is None:
-            result = results.empty(q, (core.total_q, core.num_heads_q, core.head_dim_v), core.dtype)
-        lse = None
-        if return_lse:
-            lse = results.empty(q, (core.num_heads_q, core.total_q), "float32")
-        core.run(q, k, v, result, lse, options, results.stream, out is not None, walk)
+        result, lse = out, None
+        rows = core.total_q
+        while rows is not None:  # once, or again where q has more rows
+            if out is None:
+                result = results.empty(q, (rows, core.num_heads_q, core.head_dim_v), core.dtype)
+            if return_lse:
+                lse = results.empty(q, (core.num_heads_q, rows), "float32")
+            rows = core.run(q, k, v, result, lse, options, results.stream, out is not None, walk)
         if out is None:
             result = results.give_back(result, q)
         return (result, results.give_back(lse, q)) if return_lse else result
@@ -381,6 +411,9 @@ def plan(
     *,
     seqlens_q: Any = None,
     seqlens_k: Any = None,
+    seqused_q: Any = None,
+    seqused_k: Any = None,
+    page_size: int | None = None,
     num_heads_q: int,
     num_heads_kv: int,
     head_dim: int,
@@ -409,6 +442,12 @@ def plan(
         The same for keys and values. Default: `cu_seqlens_q`.
     seqlens_q, seqlens_k : integers, shape (batch,), optional
         Plain lengths, instead of the running sums.
+    seqused_q, seqused_k : integers, shape (batch,), optional
+        Queries and keys of a sequence that count, the first ones; not more than the lengths say.
+        Default: all. (CPU for now, as `page_size`.)
+    page_size : int, optional
+        Keys and values lie in pages of so many (`Plan.run` takes their `block_table`). Their number
+        is `seqused_k` then, or what `cu_seqlens_k` or `seqlens_k` say; one of these is given.
     num_heads_q, num_heads_kv : int
         `num_heads_q` is a multiple of `num_heads_kv`.
     head_dim, head_dim_v : int
@@ -440,7 +479,7 @@ def plan(
         Work-groups that run at a time. Default: `get_num_threads` for the CPU; what the current
         GPU or SYCL device runs at a time, or 132 and 128 without one.
     total_q, total_k : int, optional
-        The tokens of the packed tensors: what cu_seqlens have to end with. With cu_seqlens in GPU
+        The tokens of the packed tensors: what cu_seqlens end with at most. With cu_seqlens in GPU
         memory (int32), which the host does not read, they are required. The list is then made on
         the GPU, on `stream`, without a wait on the host: `launched` and `num_records` are bounds,
         work is not counted. Captured in a CUDA graph it is made anew by every replay.
@@ -468,7 +507,14 @@ def plan(
     else:
         cu_q = _cu_seqlens(cu_seqlens_q, seqlens_q, "q")
         keys_follow = cu_seqlens_k is None and seqlens_k is None
-        cu_k = cu_q if keys_follow else _cu_seqlens(cu_seqlens_k, seqlens_k, "k")
+        if keys_follow and page_size is not None:
+            if seqused_k is None:
+                raise TypeError(
+                    "plan: expected seqused_k, or cu_seqlens_k or seqlens_k, with page_size"
+                )
+            cu_k, seqused_k = cumulated(seqused_k, "seqused_k"), None
+        else:
+            cu_k = cu_q if keys_follow else _cu_seqlens(cu_seqlens_k, seqlens_k, "k")
     own, name = None, None
     if isinstance(scheduler, Scheduler):
         own = scheduler
@@ -493,6 +539,9 @@ def plan(
         else boolean(pack_sequences, "pack_sequences"),
         backend="cpu" if backend is None else one_of(backend, "backend"),
         workers=None if workers is None else integer(workers, "workers"),
+        seqused_q=None if seqused_q is None else as_int32(seqused_q, "seqused_q"),
+        seqused_k=None if seqused_k is None else as_int32(seqused_k, "seqused_k"),
+        page_size=0 if page_size is None else _page_size(page_size),
         user_scheduler=(own.name, own.source, own.like) if own else None,
     )
     _ask_device(request, stream)
@@ -537,10 +586,17 @@ def _ask_device(request: dict[str, Any], stream: Any) -> None:
         refuse_stream(stream, "plan")
 
 
+def _page_size(value: Any) -> int:
+    page_size = integer(value, "page_size")
+    if page_size < 1:
+        raise ValueError(f"plan: expected page_size >= 1, got {page_size}")
+    return page_size
+
+
 def _check_total(total: int | None, planned: int, side: str) -> None:
-    if total is not None and integer(total, f"total_{side}") != planned:
+    if total is not None and integer(total, f"total_{side}") < planned:
         raise ValueError(
-            f"plan: expected cu_seqlens_{side}[-1] == total_{side}, the {total} tokens of the "
+            f"plan: expected cu_seqlens_{side}[-1] <= total_{side}, the {total} tokens of the "
             f"packed tensors, got {planned}"
         )
 

@@ -9,18 +9,21 @@ namespace {
 // Strides come from the caller: products of them may pass 64 bits.
 __extension__ using Wide = __int128;
 
-/// Rows of `row` bytes at begin + i * stride[0] + j * stride[1], i < count[0], j < count[1].
+/// Rows of `row` bytes at begin + i * stride[0] + j * stride[1] + ..., i < count[0], j < count[1].
 /// Strides in bytes, not negative: an array that is walked backwards has the same elements
 /// forwards.
 struct Box {
   Wide begin;
-  Wide stride[2];
-  int64_t count[2];
+  int dims;
+  Wide stride[kMaxRank - 1];
+  int64_t count[kMaxRank - 1];
   Wide row;
 
   explicit Box(const ArrayRef& a)
-      : begin(reinterpret_cast<uintptr_t>(a.data)), row(Wide{a.shape[2]} * dtype_bytes(a.dtype)) {
-    for (int i = 0; i < 2; ++i) {
+      : begin(reinterpret_cast<uintptr_t>(a.data)),
+        dims(a.rank - 1),
+        row(Wide{a.head_dim()} * dtype_bytes(a.dtype)) {
+    for (int i = 0; i < dims; ++i) {
       count[i] = a.shape[i];
       stride[i] = a.shape[i] > 1 ? Wide{a.strides[i]} * dtype_bytes(a.dtype) : 0;
       if (stride[i] >= 0) continue;
@@ -29,7 +32,11 @@ struct Box {
     }
   }
 
-  Wide end() const { return begin + stride[0] * (count[0] - 1) + stride[1] * (count[1] - 1) + row; }
+  Wide end() const {
+    Wide end = begin + row;
+    for (int i = 0; i < dims; ++i) end += stride[i] * (count[i] - 1);
+    return end;
+  }
 };
 
 Wide floor_div(Wide a, Wide b) { return a / b - (a % b < 0); }
@@ -48,6 +55,7 @@ bool overlap(const ArrayRef& a, const ArrayRef& b) {
   if (!a.has_elements() || !b.has_elements()) return false;
   const Box x(a), y(b);
   if (x.end() <= y.begin || y.end() <= x.begin) return false;
+  if (x.dims != 2 || y.dims != 2) return true;
   Wide stride[2];
   for (int i = 0; i < 2; ++i) {
     // A dimension of one element steps as the other array's does.

@@ -16,13 +16,14 @@ namespace {
   throw std::invalid_argument("plan: " + message);
 }
 
+/// Rows and keys past a tile's end are counted too, in 31 bits.
+constexpr int32_t kMostTokens = std::numeric_limits<int32_t>::max() - 1023;
+
 void check_cu_seqlens(std::span<const int32_t> cu, const char* name) {
   if (cu.empty()) fail(std::string("expected ") + name + " of length batch + 1, got length 0");
   if (cu[0] != 0) {
     fail(std::string("expected ") + name + "[0] == 0, got " + std::to_string(cu[0]));
   }
-  // Rows and keys past a tile's end are counted too, in 31 bits.
-  constexpr int32_t kMostTokens = std::numeric_limits<int32_t>::max() - 1023;
   if (cu.back() > kMostTokens) {
     fail("expected at most " + std::to_string(kMostTokens) + " tokens in " + name + ", got " +
          std::to_string(cu.back()));
@@ -36,6 +37,44 @@ void check_cu_seqlens(std::span<const int32_t> cu, const char* name) {
            " then " + std::to_string(cu[i]) + " at index " + std::to_string(i));
     }
   }
+}
+
+/// The lengths of `used` fit into those of `cu`.
+void check_seqused(std::span<const int32_t> used, std::span<const int32_t> cu, const char* name) {
+  if (used.empty() && cu.size() == 1) return;
+  if (used.size() + 1 != cu.size()) {
+    fail(std::string("expected ") + name + " of length batch, " + std::to_string(cu.size() - 1) +
+         ", got " + std::to_string(used.size()));
+  }
+  for (std::size_t b = 0; b < used.size(); ++b) {
+    const int32_t room = cu[b + 1] - cu[b];
+    if (used[b] >= 0 && used[b] <= room) continue;
+    fail(std::string("expected ") + name + " between 0 and the length of its sequence, " +
+         std::to_string(room) + ", got " + std::to_string(used[b]) + " at index " +
+         std::to_string(b));
+  }
+}
+
+/// What only backends that serve() can plan.
+void check_serving(const PlanRequest& r, const BackendInterface& backend) {
+  const bool used = !r.seqused_q.empty() || !r.seqused_k.empty();
+  if (!used && r.page_size == 0) return;
+  if (r.page_size < 0 || r.page_size > kMostTokens) {
+    fail("expected page_size >= 1, got " + std::to_string(r.page_size));
+  }
+  const char* const given = r.page_size > 0 ? "page_size" : "seqused_q or seqused_k";
+  if (!backend.serves()) {
+    fail(std::string("expected no ") + given + " for the " + name_of(r.backend, kBackendNames) +
+         " backend, which does not take it yet, got one");
+  }
+  if (r.device_lengths) {
+    fail(std::string("expected lengths on the host with ") + given + ", got lengths on the GPU");
+  }
+  if (r.pack_sequences.value_or(false)) {
+    fail(std::string("expected no pack_sequences=True with ") + given + ", got both");
+  }
+  if (!r.seqused_q.empty()) check_seqused(r.seqused_q, r.cu_seqlens_q, "seqused_q");
+  if (!r.seqused_k.empty()) check_seqused(r.seqused_k, r.cu_seqlens_k, "seqused_k");
 }
 
 void check_request(const PlanRequest& r) {
@@ -65,6 +104,7 @@ void check_request(const PlanRequest& r) {
          std::to_string(r.head_dim_v) + ")");
   }
   const BackendInterface& backend = backend_of(r.backend);
+  check_serving(r, backend);
   const bool has_no_list = r.scheduler && !has_list(*r.scheduler);
   if (r.pack_sequences.value_or(false) &&
       (!backend.packs_sequences() || r.device_lengths || has_no_list)) {
@@ -105,13 +145,16 @@ const TileSize& tile_size(const Target& target, const Packing& packing) {
 TileListSpec list_spec(const PlanRequest& r, const Target& target, const Packing& packing) {
   const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
   const TileSize& tile = tile_size(target, packing);
+  const auto data = [](std::span<const int32_t> of) { return of.empty() ? nullptr : of.data(); };
   return {.cu_seqlens_q = r.cu_seqlens_q.data(),
-          .cu_seqlens_k = r.cu_seqlens_k.data(),
+          .cu_seqlens_k = r.page_size > 0 ? nullptr : r.cu_seqlens_k.data(),
           .batch = static_cast<int32_t>(r.cu_seqlens_q.size()) - 1,
           .tile_tokens = packing.gqa ? tile.block_m / group : tile.block_m,
           .block_n = tile.block_n,
           .mask = r.mask,
-          .packed_len = packing.packed_len};
+          .packed_len = packing.packed_len,
+          .seqused_q = data(r.seqused_q),
+          .seqused_k = data(r.seqused_k)};
 }
 
 /// The cost model of packing: a tile costs its rows by its keys, both rounded up to what is
@@ -164,8 +207,10 @@ Packing choose_packing(const PlanRequest& r, const Target& target, SchedulerKind
   // Long sequences have little to gain, and the question costs a walk over the batch.
   const auto batch = static_cast<int64_t>(r.cu_seqlens_q.size()) - 1;
   const bool short_ones = r.cu_seqlens_q.back() <= 2 * target.tile.block_m * batch;
-  const bool may_pack = r.pack_sequences.value_or(chooses && target.packing_pays && short_ones &&
-                                                  !r.device_lengths && !r.user_scheduler);
+  const bool all_used = r.seqused_q.empty() && r.seqused_k.empty() && r.page_size == 0;
+  const bool may_pack =
+      r.pack_sequences.value_or(chooses && target.packing_pays && short_ones && all_used &&
+                                !r.device_lengths && !r.user_scheduler);
   const bool may_not_pack = !r.pack_sequences.value_or(false);
   std::vector<Packing> candidates;
   for (const bool gqa : {false, true}) {
@@ -183,14 +228,15 @@ Packing choose_packing(const PlanRequest& r, const Target& target, SchedulerKind
 
 /// FLOPs and bytes from the pairs and rows that exist; each needed row is read once, each output
 /// row written once. Returns the m_blocks of a sequence, averaged over the visible pairs.
-double count_work(const PlanRequest& r, Plan& plan) {
-  const auto& cu_q = r.cu_seqlens_q;
-  const auto& cu_k = r.cu_seqlens_k;
-  int64_t rows_q = 0, rows_k = 0;
+double count_work(const PlanRequest& r, const TileListSpec& spec, Plan& plan) {
+  int64_t rows_q = 0, rows_k = 0, rows_out = 0, all_k = 0;
   double weighted_m_blocks = 0;
   const bool full = r.mask.left < 0 && r.mask.right < 0;
-  for (std::size_t b = 0; b + 1 < cu_q.size(); ++b) {
-    const int32_t len_q = cu_q[b + 1] - cu_q[b], len_k = cu_k[b + 1] - cu_k[b];
+  for (int32_t b = 0; b < spec.batch; ++b) {
+    const TileRecord all = sequence_record(spec, b);
+    const int32_t len_q = all.q_end - all.q_begin, len_k = all.k_len;
+    rows_out += len_q;
+    all_k += len_k;
     const int32_t m_blocks = num_m_blocks(len_q, plan.tile_tokens);
     plan.num_records += m_blocks;
     plan.max_m_blocks = max(plan.max_m_blocks, m_blocks);
@@ -213,12 +259,12 @@ double count_work(const PlanRequest& r, Plan& plan) {
   const double flops = 2.0 * r.num_heads_q * (r.head_dim + r.head_dim_v) * plan.pairs;
   if (flops >= kLimit) fail("expected less than 2^63 FLOPs, got " + std::to_string(flops));
   const double bytes = 4.0 * (r.head_dim + r.head_dim_v) *
-                       (2.0 * cu_q.back() * r.num_heads_q + 1.0 * cu_k.back() * r.num_heads_kv);
+                       (2.0 * rows_out * r.num_heads_q + 1.0 * all_k * r.num_heads_kv);
   if (bytes >= kLimit) fail("expected less than 2^63 bytes, got " + std::to_string(bytes));
   plan.flops = 2 * r.num_heads_q * (r.head_dim + r.head_dim_v) * plan.pairs;
   plan.bytes = dtype_bytes(r.dtype) * (rows_q * r.num_heads_q * r.head_dim +
                                        rows_k * r.num_heads_kv * (r.head_dim + r.head_dim_v) +
-                                       cu_q.back() * r.num_heads_q * r.head_dim_v);
+                                       rows_out * r.num_heads_q * r.head_dim_v);
   return plan.pairs > 0 ? weighted_m_blocks / static_cast<double>(plan.pairs) : 0;
 }
 
@@ -262,10 +308,7 @@ int32_t num_work_groups(const Plan& plan, std::optional<int32_t> wanted) {
   }
   if (wanted) return *wanted;
   return with_policy(plan.scheduler, [&]<class Policy>() {
-    const auto params =
-        schedule_params<typename Policy::Params>(plan, {.cu_seqlens_q = plan.cu_seqlens_q.data(),
-                                                        .cu_seqlens_k = plan.cu_seqlens_k.data(),
-                                                        .records = nullptr});
+    const auto params = schedule_params<typename Policy::Params>(plan, host_lists(plan));
     return Policy::num_work_groups(params, plan.workers);
   });
 }
@@ -278,7 +321,17 @@ Plan make_plan(PlanRequest r) {
   std::vector<int32_t> cu_seqlens_k(r.cu_seqlens_k.begin(), r.cu_seqlens_k.end());
   r.cu_seqlens_q = cu_seqlens_q;
   r.cu_seqlens_k = cu_seqlens_k;
+  std::vector<int32_t> seqused_q(r.seqused_q.begin(), r.seqused_q.end());
+  std::vector<int32_t> seqused_k(r.seqused_k.begin(), r.seqused_k.end());
+  r.seqused_q = seqused_q;
+  r.seqused_k = seqused_k;
   check_request(r);
+  if (r.page_size > 0 && seqused_k.empty()) {
+    for (std::size_t b = 0; b + 1 < cu_seqlens_k.size(); ++b) {
+      seqused_k.push_back(cu_seqlens_k[b + 1] - cu_seqlens_k[b]);
+    }
+    r.seqused_k = seqused_k;
+  }
   const BackendInterface& backend = backend_of(r.backend);
   const Target target = backend.target(r);
   const SchedulerKind scheduler = r.scheduler.value_or(kDefaultScheduler);
@@ -287,6 +340,9 @@ Plan make_plan(PlanRequest r) {
   Plan plan{
       .cu_seqlens_q = std::move(cu_seqlens_q),  // where the spans lead stays
       .cu_seqlens_k = std::move(cu_seqlens_k),
+      .seqused_q = std::move(seqused_q),
+      .seqused_k = std::move(seqused_k),
+      .page_size = static_cast<int32_t>(r.page_size),
       .num_heads_q = static_cast<int32_t>(r.num_heads_q),
       .num_heads_kv = static_cast<int32_t>(r.num_heads_kv),
       .head_dim = static_cast<int32_t>(r.head_dim),
@@ -308,7 +364,7 @@ Plan make_plan(PlanRequest r) {
       .device_lengths = r.device_lengths,
   };
   plan.memory = backend.make_memory();
-  const double mean_m_blocks = count_work(r, plan);
+  const double mean_m_blocks = count_work(r, spec, plan);
   if (has_list(scheduler)) plan.order = r.order.value_or(backend.best_order(plan, mean_m_blocks));
   if (packing.packed_len > 0) plan.num_records = count_tiles(spec);
   if (r.device_lengths) plan.num_records = backend.max_records(plan);

@@ -14,31 +14,63 @@ namespace {
   throw std::invalid_argument("varlen_prefill: " + message);
 }
 
-std::string to_string(std::span<const int64_t> shape) {
-  std::string text = "(";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    text += (i ? ", " : "") + std::to_string(shape[i]);
+/// What a dimension has to be; any other size than `least` only where `or_more`.
+struct Size {
+  int64_t least;
+  bool or_more = false;
+
+  Size(int64_t size) : least(size) {}
+  static Size at_least(int64_t size) {
+    Size least = size;
+    least.or_more = true;
+    return least;
   }
-  return text + ")";
+  bool fits(int64_t size) const { return or_more ? size >= least : size == least; }
+};
+
+/// "(5 or more, 4, 64)".
+template <class Sizes>
+std::string to_string(const Sizes& sizes, std::size_t rank) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < rank; ++i) {
+    const Size size = sizes[i];
+    text += (i ? ", " : "") + std::to_string(size.least) + (size.or_more ? " or more" : "");
+  }
+  return text + (rank == 1 ? ",)" : ")");
 }
 
-void check_array(const ArrayRef& array, const std::string& name,
-                 const std::array<int64_t, 3>& shape, const Plan& plan, const Device& device) {
-  if (array.dtype != plan.dtype) {
-    fail("expected " + name + " of dtype " + name_of(plan.dtype, kDtypeNames) + ", got " +
+struct Expected {
+  const char* name;
+  Dtype dtype;
+  Device device;
+};
+
+void check_array(const ArrayRef& array, const Expected& expected, std::span<const Size> shape) {
+  const std::string name = expected.name;
+  if (array.dtype != expected.dtype) {
+    fail("expected " + name + " of dtype " + name_of(expected.dtype, kDtypeNames) + ", got " +
          name_of(array.dtype, kDtypeNames));
   }
-  if (array.device != device) {
-    fail("expected " + name + " on the device of q, " + to_string(device) + ", got " +
+  if (array.device != expected.device) {
+    fail("expected " + name + " on the device of q, " + to_string(expected.device) + ", got " +
          to_string(array.device));
   }
-  if (array.shape != shape) {
-    fail("expected " + name + " of shape " + to_string(shape) + ", got " + to_string(array.shape));
+  bool fits = array.rank == static_cast<int>(shape.size());
+  for (std::size_t i = 0; i < shape.size() && fits; ++i) fits = shape[i].fits(array.shape[i]);
+  if (!fits) {
+    fail("expected " + name + " of shape " + to_string(shape, shape.size()) + ", got " +
+         to_string(array.shape, array.rank));
   }
-  if (array.has_elements() && array.strides[2] != 1) {
+  const int last = array.rank - 1;
+  if (array.has_elements() && array.shape[last] > 1 && array.strides[last] != 1) {
     fail("expected the last dimension of " + name + " to be contiguous, got a stride of " +
-         std::to_string(array.strides[2]) + " elements");
+         std::to_string(array.strides[last]) + " elements");
   }
+}
+
+void check_array(const ArrayRef& array, const Expected& expected,
+                 std::initializer_list<Size> shape) {
+  check_array(array, expected, std::span(shape.begin(), shape.size()));
 }
 
 /// In place, out = q, is safe on every backend: a row of Q is used by the tile that it belongs to
@@ -48,27 +80,74 @@ void check_output(const PrefillArgs& args) {
   if (!elements_are_distinct(args.out)) {
     fail("expected strides of out that lead to every element once, got (" +
          std::to_string(args.out.strides[0]) + ", " + std::to_string(args.out.strides[1]) +
-         ", 1) for shape " + to_string(args.out.shape));
+         ", 1) for shape " + to_string(args.out.shape, 3));
   }
-  const std::pair<const ArrayRef&, const char*> inputs[] = {
-      {args.q, "q"}, {args.k, "k"}, {args.v, "v"}};
-  for (const auto& [input, name] : inputs) {
-    if (!overlap(args.out, input)) continue;
-    if (&input == &args.q && is_same_array(args.out, args.q)) continue;
+  const auto check_apart = [&](const ArrayRef& input, const char* name) {
+    if (!overlap(args.out, input)) return;
+    if (&input == &args.q && is_same_array(args.out, args.q)) return;
     fail(std::string("expected out apart from q, k and v in memory, or exactly q, got one that "
                      "overlaps ") +
          name);
-  }
+  };
+  check_apart(args.q, "q");
+  check_apart(args.k, "k");
+  check_apart(args.v, "v");
+  const RunOptions& options = args.options;
+  if (options.sinks) check_apart(*options.sinks, "sinks");
+  if (options.alibi_slopes) check_apart(*options.alibi_slopes, "alibi_slopes");
+  if (options.block_table) check_apart(*options.block_table, "block_table");
 }
 
 /// What is wrong with options that are numbers. Kernels multiply scores with scale * log2(e), in
 /// float.
-void check_options(const RunOptions& options) {
-  const auto scale_log2 = static_cast<float>(options.softmax_scale * M_LOG2E);
-  if (std::isnormal(scale_log2) && scale_log2 > 0) return;
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", options.softmax_scale);
-  fail(std::string("expected a finite softmax_scale > 0 that float32 holds, got ") + text);
+void check_numbers(const RunOptions& options) {
+  const auto is_float = [](double x) {
+    return std::isnormal(static_cast<float>(x)) && static_cast<float>(x) > 0;
+  };
+  const auto text_of = [](double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", x);
+    return std::string(text);
+  };
+  if (!is_float(options.softmax_scale * M_LOG2E)) {
+    fail("expected a finite softmax_scale > 0 that float32 holds, got " +
+         text_of(options.softmax_scale));
+  }
+  if (options.softcap == 0) return;
+  if (!is_float(options.softcap / options.softmax_scale) ||
+      !is_float(options.softmax_scale / options.softcap)) {
+    fail("expected a finite softcap >= 0 that float32 holds, over softmax_scale too, got " +
+         text_of(options.softcap));
+  }
+}
+
+void check_options(const Plan& plan, const RunOptions& options, const Device& device) {
+  check_numbers(options);
+  if (options.changes_scores() && !backend_of(plan.backend).serves()) {
+    fail(std::string("expected no softcap, sinks or alibi_slopes on the ") +
+         name_of(plan.backend, kBackendNames) + " backend, which does not take them yet, got some");
+  }
+  const auto of_heads = [&](const std::optional<ArrayRef>& array, const char* name) {
+    if (!array) return;
+    const Expected expected{.name = name, .dtype = Dtype::kFloat32, .device = device};
+    if (array->rank == 2) {
+      check_array(*array, expected, {plan.batch(), plan.num_heads_q});
+    } else {
+      check_array(*array, expected, {plan.num_heads_q});
+    }
+  };
+  of_heads(options.sinks, "sinks");
+  of_heads(options.alibi_slopes, "alibi_slopes");
+  if (plan.is_paged() != options.block_table.has_value()) {
+    fail(plan.is_paged() ? "expected block_table with a plan of page_size=" +
+                               std::to_string(plan.page_size) + ", got none"
+                         : "expected no block_table with a plan without page_size, got one");
+  }
+  if (plan.is_paged()) {
+    check_array(*options.block_table,
+                {.name = "block_table", .dtype = Dtype::kInt32, .device = device},
+                {plan.batch(), Size::at_least(ceil_div(plan.max_len_k, plan.page_size))});
+  }
 }
 
 }  // namespace
@@ -82,12 +161,23 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
   const int64_t heads_q = plan.num_heads_q, heads_kv = plan.num_heads_kv;
   const Device device = args.q.device;
   check_memory(plan, device);
-  check_array(args.q, "q", {plan.total_q(), heads_q, plan.head_dim}, plan, device);
-  check_array(args.k, "k", {plan.total_k(), heads_kv, plan.head_dim}, plan, device);
-  check_array(args.v, "v", {plan.total_k(), heads_kv, plan.head_dim_v}, plan, device);
-  check_array(args.out, "out", {plan.total_q(), heads_q, plan.head_dim_v}, plan, device);
+  const auto expected = [&](const char* name) -> Expected {
+    return {.name = name, .dtype = plan.dtype, .device = device};
+  };
+  check_array(args.q, expected("q"), {Size::at_least(plan.total_q()), heads_q, plan.head_dim});
+  if (plan.is_paged()) {
+    check_array(args.k, expected("k"),
+                {Size::at_least(0), plan.page_size, heads_kv, plan.head_dim});
+    check_array(args.v, expected("v"),
+                {args.k.shape[0], plan.page_size, heads_kv, plan.head_dim_v});
+  } else {
+    const Size keys = Size::at_least(plan.total_k());
+    check_array(args.k, expected("k"), {keys, heads_kv, plan.head_dim});
+    check_array(args.v, expected("v"), {keys, heads_kv, plan.head_dim_v});
+  }
+  check_array(args.out, expected("out"), {args.q.shape[0], heads_q, plan.head_dim_v});
+  check_options(plan, args.options, device);
   check_output(args);
-  check_options(args.options);
   const std::string refused = backend_of(plan.backend).refuse(plan, args);
   if (!refused.empty()) fail(refused);
 }

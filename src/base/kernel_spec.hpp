@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/plan.hpp"
+#include "base/run_args.hpp"
 
 namespace exactile {
 
@@ -24,21 +25,30 @@ struct PolicySpec {
   }
 };
 
+/// ContiguousKv, PagedKv.
+enum class KvLayoutKind : unsigned char { kContiguous, kPaged };
+/// PlainScores, GeneralScores.
+enum class ScoresKind : unsigned char { kPlain, kGeneral };
+
 /// What the kernels of every backend are instantiated for. A backend's own spec has more.
 struct InstanceSpec {
   Dtype dtype;
   int32_t head_dim;
   int32_t head_dim_v;
   PolicySpec policy;
+  KvLayoutKind layout = KvLayoutKind::kContiguous;
+  ScoresKind scores = ScoresKind::kPlain;
 
   friend auto operator<=>(const InstanceSpec&, const InstanceSpec&) = default;
 };
 
-inline InstanceSpec instance_spec(const Plan& plan) {
+inline InstanceSpec instance_spec(const Plan& plan, const RunOptions& options = {}) {
   return {.dtype = plan.dtype,
           .head_dim = plan.head_dim,
           .head_dim_v = plan.head_dim_v,
-          .policy = {.scheduler = plan.scheduler, .user = plan.user_scheduler}};
+          .policy = {.scheduler = plan.scheduler, .user = plan.user_scheduler},
+          .layout = plan.is_paged() ? KvLayoutKind::kPaged : KvLayoutKind::kContiguous,
+          .scores = options.changes_scores() ? ScoresKind::kGeneral : ScoresKind::kPlain};
 }
 
 }  // namespace exactile

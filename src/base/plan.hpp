@@ -29,8 +29,11 @@ struct DeviceLengths {
 
 /// What is to be computed, and what the caller has decided about how.
 struct PlanRequest {
-  std::span<const int32_t> cu_seqlens_q;  ///< (batch + 1,)
-  std::span<const int32_t> cu_seqlens_k;  ///< (batch + 1,)
+  std::span<const int32_t> cu_seqlens_q;    ///< (batch + 1,)
+  std::span<const int32_t> cu_seqlens_k;    ///< (batch + 1,)
+  std::span<const int32_t> seqused_q = {};  ///< (batch,): rows that count; empty: all
+  std::span<const int32_t> seqused_k = {};  ///< (batch,): keys that count; empty: all
+  int64_t page_size = 0;  ///< keys lie in pages of so many, and cu_seqlens_k says how many; 0: no
   int64_t num_heads_q;
   int64_t num_heads_kv;
   int64_t head_dim;
@@ -52,6 +55,9 @@ struct PlanRequest {
 /// Immutable; can be run from several threads.
 struct Plan {
   std::vector<int32_t> cu_seqlens_q, cu_seqlens_k;
+  std::vector<int32_t> seqused_q;  ///< (batch,), or empty: all rows count
+  std::vector<int32_t> seqused_k;  ///< (batch,), or empty: all keys count. There with pages
+  int32_t page_size;               ///< keys in a page; 0: they are packed
   int32_t num_heads_q, num_heads_kv, head_dim, head_dim_v;
   Dtype dtype;
   Mask mask;
@@ -82,6 +88,7 @@ struct Plan {
   std::optional<DeviceLengths> device_lengths = std::nullopt;
   std::shared_ptr<PlanMemory> memory = nullptr;  ///< null where the backend needs none
 
+  bool is_paged() const { return page_size > 0; }
   int32_t batch() const { return static_cast<int32_t>(cu_seqlens_q.size()) - 1; }
   int32_t group() const { return num_heads_q / num_heads_kv; }
   int32_t heads_per_tile() const { return pack_gqa ? group() : 1; }

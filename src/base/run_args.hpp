@@ -1,8 +1,10 @@
 // src/base/run_args.hpp - what a plan is run with: arrays, and options of the run. Data alone.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -22,15 +24,21 @@ std::string device_name(int type);
 /// "CPU", "CUDA 0".
 std::string to_string(const Device& device);
 
-/// An array as the caller gave it. Strides in elements.
+inline constexpr int kMaxRank = 4;
+
+/// An array as the caller gave it. Strides in elements. Behind its rank the shape is 1.
 struct ArrayRef {
   void* data;
-  std::array<int64_t, 3> shape;
-  std::array<int64_t, 3> strides;
+  int rank;
+  std::array<int64_t, kMaxRank> shape;
+  std::array<int64_t, kMaxRank> strides;
   Dtype dtype;
   Device device;
 
-  bool has_elements() const { return shape[0] > 0 && shape[1] > 0 && shape[2] > 0; }
+  bool has_elements() const {
+    return std::ranges::all_of(shape, [](int64_t size) { return size > 0; });
+  }
+  int64_t head_dim() const { return shape[rank - 1]; }
 };
 
 /// Tiles of a user's own policy, walked beforehand, by work-group. The CPU launches them.
@@ -41,8 +49,15 @@ struct WalkedTiles {
 
 /// What a run is told besides its arrays; src/python/run_options.cpp reads it.
 struct RunOptions {
-  double softmax_scale;
-  float* lse = nullptr;  ///< (num_heads_q, total_q), contiguous, on the arrays' device; or null
+  double softmax_scale = 1;
+  double softcap = 0;                         ///< of the scaled scores; 0: none
+  std::optional<ArrayRef> sinks = {};         ///< float32 (num_heads_q,)
+  std::optional<ArrayRef> alibi_slopes = {};  ///< float32 (num_heads_q,) or (batch, num_heads_q)
+  std::optional<ArrayRef> block_table = {};   ///< int32 (batch, max_pages); with Plan::page_size
+  float* lse = nullptr;  ///< (num_heads_q, rows of q), contiguous, on the arrays' device; or null
+
+  bool changes_scores() const { return softcap > 0 || sinks || alibi_slopes; }
+
   /// CUDA: handle of the stream; 0: the default stream. SYCL: address of the sycl::queue.
   uint64_t stream = 0;
 };
@@ -61,10 +76,11 @@ struct RunExtras {
 };
 
 struct PrefillArgs {
-  ArrayRef q;    ///< (total_q, num_heads_q, head_dim)
-  ArrayRef k;    ///< (total_k, num_heads_kv, head_dim)
-  ArrayRef v;    ///< (total_k, num_heads_kv, head_dim_v)
-  ArrayRef out;  ///< (total_q, num_heads_q, head_dim_v)
+  ArrayRef q;    ///< (total_q or more, num_heads_q, head_dim)
+  ArrayRef k;    ///< (total_k or more, num_heads_kv, head_dim), or with Plan::page_size
+                 ///< (num_pages, page_size, num_heads_kv, head_dim)
+  ArrayRef v;    ///< likewise, of head_dim_v
+  ArrayRef out;  ///< (rows of q, num_heads_q, head_dim_v)
   RunOptions options;
   RunExtras extras = {};
 };

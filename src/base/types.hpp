@@ -12,10 +12,14 @@
 
 namespace exactile {
 
-enum class Dtype : unsigned char { kFloat32, kFloat16, kBfloat16 };
-inline constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16"};
-inline constexpr int kNumDtypes = std::size(kDtypeNames);
-constexpr int dtype_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+/// Of arrays. The first kNumDtypes are what attention is computed in.
+enum class Dtype : unsigned char { kFloat32, kFloat16, kBfloat16, kInt32 };
+inline constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16", "int32"};
+inline constexpr int kNumArrayDtypes = std::size(kDtypeNames);
+inline constexpr int kNumDtypes = 3;
+constexpr int dtype_bytes(Dtype dtype) {
+  return dtype == Dtype::kFloat32 || dtype == Dtype::kInt32 ? 4 : 2;
+}
 
 /// A shipped policy: kIndividual, ... (policies.hpp has their classes).
 #define EXACTILE_ENUMERATOR(Policy, packs) k##Policy,

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 
@@ -157,9 +158,40 @@ bool streams(const Plan& plan, const ArrayRef& out) {
          whole_lines(out.strides[0]) && whole_lines(out.strides[1]);
 }
 
-PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
+/// The pages that the plan's sequences use, each of them there: (batch, row_stride). A copy, since
+/// another thread may write the caller's table.
+struct UsedPages {
+  std::vector<int32_t> pages;
+  int64_t row_stride = 0;
+
+  UsedPages(const Plan& plan, const PrefillArgs& args) {
+    if (!plan.is_paged()) return;
+    const ArrayRef& table = *args.options.block_table;
+    const int64_t num_pages = args.k.shape[0];
+    row_stride = ceil_div(plan.max_len_k, plan.page_size);
+    pages.resize(plan.batch() * row_stride);
+    for (int32_t b = 0; b < plan.batch(); ++b) {
+      const int32_t used = ceil_div(plan.seqused_k[b], plan.page_size);
+      const auto* const from = static_cast<const int32_t*>(table.data) + b * table.strides[0];
+      int32_t* const to = pages.data() + b * row_stride;
+      std::copy_n(from, used, to);
+      const auto* const wrong =
+          std::find_if(to, to + used, [&](int32_t page) { return page < 0 || page >= num_pages; });
+      if (wrong == to + used) continue;
+      throw std::invalid_argument("varlen_prefill: expected block_table of pages from 0 to " +
+                                  std::to_string(num_pages - 1) + ", of which k and v have " +
+                                  std::to_string(num_pages) + ", got " + std::to_string(*wrong) +
+                                  " at index (" + std::to_string(b) + ", " +
+                                  std::to_string(wrong - to) + ")");
+    }
+  }
+};
+
+PrefillParams make_params(const Plan& plan, const PrefillArgs& args, const UsedPages& used) {
   PrefillParams params{};
-  static_cast<CommonParams&>(params) = common_params(plan, args);
+  static_cast<CommonParams&>(params) = common_params(plan, args, plan.cu_seqlens_q.data());
+  params.pages.pages = used.pages.data();
+  params.pages.row_stride = used.row_stride;
   params.head_dim = plan.head_dim;
   params.head_dim_v = plan.head_dim_v;
   params.max_len_k = plan.max_len_k;
@@ -172,12 +204,13 @@ class Launch {
  public:
   Launch(const Plan& plan, const PrefillArgs& args)
       : plan_(plan),
-        params_(make_params(plan, args)),
+        used_pages_(plan, args),
+        params_(make_params(plan, args, used_pages_)),
         walk_(args.extras.walk),
         work_group_(kernels_of(plan).work_group[static_cast<int>(kernel_of(plan))]),
         scratch_bytes_(kernels_of(plan).scratch_bytes(params_)),
-        grid_(schedule_params<PaddedGrid>(plan, memory_of(plan))),
-        list_(schedule_params<CompactList>(plan, memory_of(plan))) {}
+        grid_(schedule_params<PaddedGrid>(plan, host_lists(plan))),
+        list_(schedule_params<CompactList>(plan, host_lists(plan))) {}
 
   /// Run::compute.
   bool compute(const Turn& turn) {
@@ -204,12 +237,6 @@ class Launch {
 
   static const ElementKernels& kernels_of(const Plan& plan) {
     return kernel_table().of[static_cast<int>(plan.dtype)];
-  }
-
-  static ScheduleMemory memory_of(const Plan& plan) {
-    return {.cu_seqlens_q = plan.cu_seqlens_q.data(),
-            .cu_seqlens_k = plan.cu_seqlens_k.data(),
-            .records = plan.records.get()};
   }
 
   /// What a user's own policy has walked is computed tile by tile, each by a work-group of the
@@ -266,6 +293,7 @@ class Launch {
   };
 
   const Plan& plan_;
+  const UsedPages used_pages_;
   const PrefillParams params_;
   const WalkedTiles walk_;
   const WorkGroupFn work_group_;

@@ -50,7 +50,7 @@ TensorMap make_tensor_map(const ArrayRef& a, const void* fallback, int32_t chunk
 
 PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const PrefillArgs& args) {
   PrefillParams params{};
-  static_cast<CommonParams&>(params) = common_params(plan, args);
+  static_cast<CommonParams&>(params) = common_params(plan, args, nullptr);
   params.cu_seqlens_q = memory.cu_seqlens_q();
   params.cu_seqlens_k = memory.cu_seqlens_k();
   params.timeline = static_cast<TimelineRecord*>(args.extras.timeline);

@@ -32,7 +32,7 @@ struct ArrayStruct {
 
 /// numpy's types and dtypes. Never freed: the interpreter is finalised first.
 struct Numpy {
-  nb::object array_type, float32, float16, uint16;
+  nb::object array_type, float32, float16, uint16, int32;
   nb::object bfloat16;  ///< that of ml_dtypes; null until one is seen
   nb::object dtype = intern("dtype"), array_struct = intern("__array_struct__");
 
@@ -51,6 +51,7 @@ struct Numpy {
     float32 = numpy.attr("dtype")("float32");
     float16 = numpy.attr("dtype")("float16");
     uint16 = numpy.attr("dtype")("uint16");
+    int32 = numpy.attr("dtype")("int32");
   }
   static nb::object intern(const char* name) { return nb::steal(PyUnicode_InternFromString(name)); }
 };
@@ -59,6 +60,10 @@ struct Numpy {
 Dtype numpy_dtype(nb::handle x, const ArrayRequest& request) {
   Numpy& numpy = Numpy::get();
   const nb::object dtype = x.attr(numpy.dtype);
+  if (request.planned == Dtype::kInt32) {
+    if (!dtype.is(numpy.int32) && !dtype.equal(numpy.int32)) refuse_dtype(x, request);
+    return Dtype::kInt32;
+  }
   if (dtype.is(numpy.float32)) return Dtype::kFloat32;
   if (dtype.is(numpy.float16)) return Dtype::kFloat16;
   const bool takes_storage = request.planned == Dtype::kBfloat16;
@@ -93,9 +98,9 @@ Array read_numpy(nb::handle x, const ArrayRequest& request) {
   if (request.writable && !(array->flags & ArrayStruct::kWritable)) {
     refuse(request, "to be writable", "a read-only array");
   }
-  int64_t shape[3] = {}, strides[3] = {};
+  int64_t shape[kMaxRank] = {}, strides[kMaxRank] = {};
   bool whole = array->flags & ArrayStruct::kAligned;
-  for (int i = 0; i < array->rank && i < 3; ++i) {
+  for (int i = 0; i < array->rank && i < kMaxRank; ++i) {
     shape[i] = array->shape[i];
     strides[i] = array->strides[i] / array->item_bytes;
     whole = whole && (array->shape[i] < 2 || array->strides[i] % array->item_bytes == 0);
@@ -105,7 +110,7 @@ Array read_numpy(nb::handle x, const ArrayRequest& request) {
   }
   const ArrayFields fields{.data = array->data,
                            .rank = array->rank,
-                           .shape = array->rank > 3 ? nullptr : shape,
+                           .shape = array->rank > kMaxRank ? nullptr : shape,
                            .strides = strides,
                            .dtype = dtype,
                            .device = {kDeviceCpu, 0}};
@@ -178,7 +183,8 @@ void refuse_dtype(nb::handle x, const ArrayRequest& request) {
   if (name.starts_with("torch.")) name.erase(0, 6);
   if (name.size() > kLongest) name = name.substr(0, kLongest) + "...";
   if (name == "uint16") name += " (with dtype=\"bfloat16\" it is its storage)";
-  refuse(request, "of dtype float32, float16 or bfloat16", name);
+  const bool indices = request.planned == Dtype::kInt32;
+  refuse(request, indices ? "of dtype int32" : "of dtype float32, float16 or bfloat16", name);
 }
 
 nb::handle imported(nb::handle name) {
@@ -193,21 +199,22 @@ std::string class_name(nb::handle x) { return text_of(x.type().attr("__name__"))
 
 Dtype dtype_of(dlpack::DataType type, nb::handle x, const ArrayRequest& request) {
   const auto known = std::ranges::find(dlpack::kDataTypes, type);
-  if (known != std::end(dlpack::kDataTypes)) {
-    return static_cast<Dtype>(known - std::begin(dlpack::kDataTypes));
-  }
+  const auto dtype = static_cast<Dtype>(known - std::begin(dlpack::kDataTypes));
+  const bool indices = request.planned == Dtype::kInt32;
+  if (known != std::end(dlpack::kDataTypes) && (dtype == Dtype::kInt32) == indices) return dtype;
   if (type == dlpack::kUInt16 && request.planned == Dtype::kBfloat16) return Dtype::kBfloat16;
   refuse_dtype(x, request);
 }
 
 ArrayRef checked_ref(const ArrayFields& fields, nb::handle x, const ArrayRequest& request) {
-  if (fields.rank != request.rank) {
-    refuse(request, "of rank " + std::to_string(request.rank) + " (tokens, heads, head_dim)",
+  if (fields.rank != request.rank && fields.rank != request.or_rank) {
+    refuse(request, "of rank " + std::to_string(request.rank) + " " + request.dims,
            "shape " + shape_text(x));
   }
   ArrayRef ref{.data = fields.data,
-               .shape = {1, 1, 1},
-               .strides = {1, 1, 1},
+               .rank = fields.rank,
+               .shape = {1, 1, 1, 1},
+               .strides = {1, 1, 1, 1},
                .dtype = fields.dtype,
                .device = fields.device};
   if (ref.device.type == kDeviceOneApi) ref.device.id = 0;  // which it is says its context

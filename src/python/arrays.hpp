@@ -11,10 +11,12 @@ namespace exactile {
 
 /// Which argument is read, and what for.
 struct ArrayRequest {
-  const char* name;       ///< "q", for messages
-  Dtype planned;          ///< bfloat16: uint16 is taken as its storage
-  int rank = 3;           ///< at most 3
-  bool writable = false;  ///< refuse an array that is not
+  const char* name;  ///< "q", for messages
+  Dtype planned;     ///< bfloat16: uint16 is taken as its storage; int32: nothing else is
+  int rank = 3;
+  int or_rank = -1;                                ///< taken too; -1: none
+  const char* dims = "(tokens, heads, head_dim)";  ///< for messages
+  bool writable = false;                           ///< refuse an array that is not
 };
 
 /// An array as it was when it was read. Whoever uses `ref` keeps the Python object and `keep`.
@@ -44,7 +46,7 @@ struct ArrayFields {
 /// Refuses another rank than the request's, and no memory under a shape that needs some.
 ArrayRef checked_ref(const ArrayFields& fields, nanobind::handle x, const ArrayRequest& request);
 
-/// float32, float16, bfloat16, or uint16 as storage of bfloat16; refuses others.
+/// What a request takes: int32, or float32, float16, bfloat16, or uint16 as storage of bfloat16.
 Dtype dtype_of(dlpack::DataType type, nanobind::handle x, const ArrayRequest& request);
 
 /// "varlen_prefill: expected q <expected>, got <got>", a ValueError or a TypeError.

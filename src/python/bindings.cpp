@@ -48,12 +48,17 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
           std::pair<int32_t, int32_t> window, const std::optional<std::string>& scheduler,
           const std::optional<std::string>& order, std::optional<bool> pack_gqa,
           std::optional<bool> pack_sequences, const std::string& backend,
-          std::optional<int> workers, const std::optional<UserSchedulerFields>& user_scheduler,
+          std::optional<int> workers, const std::optional<Lengths>& seqused_q,
+          const std::optional<Lengths>& seqused_k, int64_t page_size,
+          const std::optional<UserSchedulerFields>& user_scheduler,
           const std::optional<DeviceLengthFields>& device_lengths, const std::string& sycl_kernel,
           std::optional<int32_t> work_groups) {
   PlanRequest request{
       .cu_seqlens_q = span_of(cu_seqlens_q),
       .cu_seqlens_k = span_of(cu_seqlens_k),
+      .seqused_q = seqused_q ? span_of(*seqused_q) : std::span<const int32_t>{},
+      .seqused_k = seqused_k ? span_of(*seqused_k) : std::span<const int32_t>{},
+      .page_size = page_size,
       .num_heads_q = num_heads_q,
       .num_heads_kv = num_heads_kv,
       .head_dim = head_dim,
@@ -104,28 +109,38 @@ std::shared_ptr<void> held_objects(nb::object objects) {
           }};
 }
 
+ArrayRequest kv_request(const char* name, const Plan& plan) {
+  if (!plan.is_paged()) return {.name = name, .planned = plan.dtype};
+  return {.name = name,
+          .planned = plan.dtype,
+          .rank = 4,
+          .dims = "(num_pages, page_size, heads, head_dim)"};
+}
+
 /// Reads and checks, then computes. `lse`: float32, contiguous, made for this call; or None.
-/// `options`: for read_options(). `out_is_callers`: not made for this call. What follows it is for
-/// tests: `timeline`, an address in a GPU's memory, or 0; `work_groups`, of two int32 in USM, to
-/// which a SYCL kernel adds counts of work-groups launched and of tiles with work, or 0.
-void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out, nb::handle lse,
-         nb::handle options, uint64_t stream, bool out_is_callers,
-         const std::optional<WalkFields>& walk, uint64_t timeline, int64_t timeline_bytes,
-         uint64_t work_groups) {
+/// `options`: for read_options(). `out_is_callers`: not made for this call. Returns None, or the
+/// rows of q where what was made for this call has others: nothing is computed then. What follows
+/// is for tests: `timeline`, an address in a GPU's memory, or 0; `work_groups`, of two int32 in
+/// USM, to which a SYCL kernel adds counts of work-groups launched and of tiles with work, or 0.
+std::optional<int64_t> run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v,
+                           nb::handle out, nb::handle lse, nb::handle options, uint64_t stream,
+                           bool out_is_callers, const std::optional<WalkFields>& walk,
+                           uint64_t timeline, int64_t timeline_bytes, uint64_t work_groups) {
   const Torch* const torch = Torch::loaded();
   if (torch && torch->owns(q)) torch->refuse_tracing("varlen_prefill");
   const Array arrays[] = {
       read_array(q, {.name = "q", .planned = plan.dtype}),
-      read_array(k, {.name = "k", .planned = plan.dtype}),
-      read_array(v, {.name = "v", .planned = plan.dtype}),
+      read_array(k, kv_request("k", plan)),
+      read_array(v, kv_request("v", plan)),
       read_array(out, {.name = "out", .planned = plan.dtype, .writable = true}),
   };
+  ReadOptions read = read_options(plan, options);
   PrefillArgs args{
       .q = arrays[0].ref,
       .k = arrays[1].ref,
       .v = arrays[2].ref,
       .out = arrays[3].ref,
-      .options = read_options(plan, options),
+      .options = std::move(read.options),
       .extras = {.timeline = reinterpret_cast<void*>(timeline),
                  .timeline_bytes = timeline_bytes,
                  .work_groups = reinterpret_cast<int32_t*>(work_groups),
@@ -141,6 +156,11 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
         read_array(lse, {.name = "lse", .planned = Dtype::kFloat32, .rank = 2, .writable = true});
     args.options.lse = static_cast<float*>(lse_array.ref.data);
   }
+  const int64_t rows = args.q.shape[0];
+  if (rows > plan.total_q() && ((!out_is_callers && args.out.shape[0] != rows) ||
+                                (args.options.lse && lse_array.ref.shape[1] != rows))) {
+    return rows;
+  }
   check_args(plan, args);
   if (torch) torch->refuse_tangents({q, k, v, out});
   if (torch && out_is_callers && torch->owns(out)) torch->will_write(out);
@@ -151,6 +171,7 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
       if (array.keep.is_valid()) held.append(array.keep);
     }
     if (lse_array.keep.is_valid()) held.append(lse_array.keep);
+    for (const nb::object& array : read.keep) held.append(array);
     args.extras.arrays = held_objects(held);
   }
   {
@@ -158,6 +179,7 @@ void run(const Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle 
     run_plan(plan, args);
   }
   jit::warn_of_cache();
+  return std::nullopt;
 }
 
 /// Raises for an array whose memory the plan's backend does not reach.
@@ -165,15 +187,23 @@ void check_memory_of(const Plan& plan, nb::handle q) {
   check_memory(plan, read_array(q, {.name = "q", .planned = plan.dtype}).ref.device);
 }
 
-/// (shape, dtype, DLPack's device type) of q, k or v. `storage`: of uint16, or "".
-nb::tuple array_info(nb::handle x, const std::string& name, const std::string& storage) {
+/// (shape, dtype, DLPack's device type) of q, k or v. `storage`: of uint16, or "". `paged`: of rank
+/// 4.
+nb::tuple array_info(nb::handle x, const std::string& name, const std::string& storage,
+                     bool paged) {
   const Torch* const torch = Torch::loaded();
   if (torch && torch->owns(x)) torch->refuse_tracing("varlen_prefill");
   const Dtype planned =
       storage.empty() ? Dtype::kFloat32 : from_name<Dtype>(storage, kDtypeNames, "dtype");
-  const ArrayRef ref = read_array(x, {.name = name.c_str(), .planned = planned}).ref;
-  return nb::make_tuple(nb::make_tuple(ref.shape[0], ref.shape[1], ref.shape[2]),
-                        name_of(ref.dtype, kDtypeNames), ref.device.type);
+  ArrayRequest request{.name = name.c_str(), .planned = planned};
+  if (paged) {
+    request.rank = 4;
+    request.dims = "(num_pages, page_size, heads, head_dim)";
+  }
+  const ArrayRef ref = read_array(x, request).ref;
+  nb::list shape;
+  for (int i = 0; i < ref.rank; ++i) shape.append(ref.shape[i]);
+  return nb::make_tuple(nb::tuple(shape), name_of(ref.dtype, kDtypeNames), ref.device.type);
 }
 
 void refuse_tracing(const char* function) {
@@ -204,8 +234,7 @@ nb::list support() {
   return rows;
 }
 
-template <std::size_t kSize>
-nb::tuple names(const char* const (&values)[kSize]) {
+nb::tuple names(std::span<const char* const> values) {
   nb::list list;
   for (const char* value : values) list.append(value);
   return nb::tuple(list);
@@ -246,6 +275,7 @@ NB_MODULE(_core, m) {
       .def_prop_ro("pack_sequences", [](const Plan& p) { return p.packed_len > 0; })
       .def_prop_ro("sycl_kernel",
                    [](const Plan& p) { return name_of(p.sycl_kernel, kSyclKernelNames); })
+      .def_ro("page_size", &Plan::page_size)
       .def_ro("workers", &Plan::workers)
       .def_ro("block_m", &Plan::block_m)
       .def_ro("block_n", &Plan::block_n)
@@ -272,6 +302,16 @@ NB_MODULE(_core, m) {
                      const auto& cu = nb::cast<const Plan&>(self).cu_seqlens_k;
                      return view(self, cu.data(), cu.size());
                    })
+      .def_prop_ro("seqused_q",  // empty: all count
+                   [](nb::handle_t<Plan> self) {
+                     const auto& used = nb::cast<const Plan&>(self).seqused_q;
+                     return view(self, used.data(), used.size());
+                   })
+      .def_prop_ro("seqused_k",
+                   [](nb::handle_t<Plan> self) {
+                     const auto& used = nb::cast<const Plan&>(self).seqused_k;
+                     return view(self, used.data(), used.size());
+                   })
       .def_prop_ro("records",
                    [](nb::handle_t<Plan> self) {
                      const auto& plan = nb::cast<const Plan&>(self);
@@ -286,10 +326,11 @@ NB_MODULE(_core, m) {
   m.def("plan", &plan, "cu_seqlens_q"_a.noconvert(), "cu_seqlens_k"_a.noconvert(), nb::kw_only(),
         "num_heads_q"_a, "num_heads_kv"_a, "head_dim"_a, "head_dim_v"_a, "dtype"_a, "window"_a,
         "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "pack_sequences"_a.none(),
-        "backend"_a, "workers"_a.none(), "user_scheduler"_a.none() = nb::none(),
-        "device_lengths"_a.none() = nb::none(), "sycl_kernel"_a = kSyclKernelNames[0],
-        "work_groups"_a.none() = nb::none());
-  m.def("array_info", &array_info, "x"_a, "name"_a, "storage"_a = "");
+        "backend"_a, "workers"_a.none(), "seqused_q"_a.noconvert().none() = nb::none(),
+        "seqused_k"_a.noconvert().none() = nb::none(), "page_size"_a = 0,
+        "user_scheduler"_a.none() = nb::none(), "device_lengths"_a.none() = nb::none(),
+        "sycl_kernel"_a = kSyclKernelNames[0], "work_groups"_a.none() = nb::none());
+  m.def("array_info", &array_info, "x"_a, "name"_a, "storage"_a = "", "paged"_a = false);
   m.def("refuse_tracing", &refuse_tracing, "function"_a);
   m.def("suspend_compiler", &suspend_compiler);
   m.def("resume_compiler", &resume_compiler, "hook"_a);
@@ -306,7 +347,7 @@ NB_MODULE(_core, m) {
   jit::bind(m);
   cuda::bind(m);
   sycl::bind(m);
-  m.attr("DTYPES") = names(kDtypeNames);
+  m.attr("DTYPES") = names(std::span(kDtypeNames).first<kNumDtypes>());
   m.attr("SCHEDULERS") = names(kSchedulerNames);
   m.attr("ORDERS") = names(kOrderNames);
   m.attr("BACKENDS") = names(kBackendNames);

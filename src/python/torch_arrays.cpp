@@ -50,10 +50,10 @@ int64_t to_int(nb::handle value) {
   return result;
 }
 
-std::array<int64_t, 3> first_three(nb::handle tuple) {
-  std::array<int64_t, 3> values{};
+std::array<int64_t, kMaxRank> first_values(nb::handle tuple) {
+  std::array<int64_t, kMaxRank> values{};
   const Py_ssize_t size = PyTuple_Size(tuple.ptr());
-  for (Py_ssize_t i = 0; i < size && i < 3; ++i) {
+  for (Py_ssize_t i = 0; i < size && i < kMaxRank; ++i) {
     values[i] = to_int(PyTuple_GetItem(tuple.ptr(), i));
   }
   return values;
@@ -69,7 +69,7 @@ Torch::Torch(nb::handle torch)
       increment_version_(torch.attr("_C").attr("_increment_version")),
       is_wrapped_(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")),
       exchange_(find_exchange(tensor_type_)) {
-  for (int i = 0; i < kNumDtypes; ++i) dtypes_[i] = torch.attr(kDtypeNames[i]);
+  for (int i = 0; i < kNumArrayDtypes; ++i) dtypes_[i] = torch.attr(kDtypeNames[i]);
   try {
     increment_version_(nb::make_tuple());
     increments_many_ = true;
@@ -131,8 +131,11 @@ ArrayRef Torch::read_attributes(nb::handle tensor, const ArrayRequest& request) 
   const Names& names = Names::get();
   const nb::object dtype = tensor.attr(names.dtype);
   int which = 0;
-  while (which < kNumDtypes && !dtype.is(dtypes_[which])) ++which;
-  if (which == kNumDtypes) refuse_dtype(tensor, request);
+  while (which < kNumArrayDtypes && !dtype.is(dtypes_[which])) ++which;
+  const bool indices = request.planned == Dtype::kInt32;
+  if (which == kNumArrayDtypes || (static_cast<Dtype>(which) == Dtype::kInt32) != indices) {
+    refuse_dtype(tensor, request);
+  }
   const std::string type = text_of(tensor.attr("device").attr("type"));
   Device device{kDeviceCpu, 0};
   if (type != "cpu") {
@@ -143,8 +146,8 @@ ArrayRef Torch::read_attributes(nb::handle tensor, const ArrayRequest& request) 
     if (device.type == 0) refuse(request, "on a device that is supported", type);
   }
   const nb::object sizes = tensor.attr(names.shape);
-  const auto shape = first_three(sizes);
-  const auto strides = first_three(tensor.attr(names.stride)());
+  const auto shape = first_values(sizes);
+  const auto strides = first_values(tensor.attr(names.stride)());
   return checked_ref({.data = reinterpret_cast<void*>(to_int(tensor.attr(names.data_ptr)())),
                       .rank = static_cast<int>(PyTuple_Size(sizes.ptr())),
                       .shape = shape.data(),

@@ -41,7 +41,7 @@ class Torch {
   bool is_true(nanobind::handle tensor, const nanobind::object& method) const;
 
   nanobind::object tensor_type_, is_tracing_, is_grad_enabled_, forward_ad_, increment_version_;
-  nanobind::object dtypes_[kNumDtypes];            // by Dtype
+  nanobind::object dtypes_[kNumArrayDtypes];       // by Dtype
   nanobind::object is_wrapped_;                    // by functorch
   bool increments_many_ = false;                   // increment_version_ takes tensors, not one
   const dlpack::ExchangeApi* exchange_ = nullptr;  // of torch 2.10 and newer

@@ -14,7 +14,7 @@ Queue* queue_of(const PrefillArgs& args) { return reinterpret_cast<Queue*>(args.
 
 PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
   PrefillParams params{};
-  static_cast<CommonParams&>(params) = common_params(plan, args);
+  static_cast<CommonParams&>(params) = common_params(plan, args, nullptr);
   params.work_groups = args.extras.work_groups;
   return params;
 }

@@ -88,7 +88,9 @@ class Mainloop {
     const Scalar* const q = scratch_.q + int64_t{row} * params_.head_dim / kPerScalar;
     Kernel::template scores<kVecs>(block.k, q, params_.head_dim / kPerScalar, num_keys, s);
     next_.step();
-    if constexpr (Traits::Scores::kChanges) change<kVecs>(row, first_key, num_keys, s);
+    if constexpr (Traits::Scores::kChanges) {
+      if (params_.scores.change()) change<kVecs>(row, first_key, num_keys, s);
+    }
     if (needs_mask) mask<kVecs>(key_begin, key_end, first_key, num_keys, s);
     Floats alpha[kVecs];
     softmax<kVecs>(scale_, num_keys, scratch_.row_max + row, scratch_.row_sum + row, s, alpha);
@@ -145,7 +147,7 @@ class Mainloop {
   }
 
   template <int kVecs>
-  EXACTILE_INLINE void change(int row, int first_key, int num_keys, float* s) const {
+  __attribute__((noinline)) void change(int row, int first_key, int num_keys, float* s) const {
     for (int v = 0; v < kVecs; ++v) {
       const Floats slope = load<Floats>(scratch_.slope + row + v * kLanes);
       const Ints position = load<Ints>(scratch_.position + row + v * kLanes) - first_key;

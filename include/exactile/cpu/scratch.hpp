@@ -47,7 +47,8 @@ struct Scratch {
   static int64_t bytes(const PrefillParams& params) {
     const int64_t q_and_o = int64_t{kRows} * (params.head_dim / kPerScalar + params.head_dim_v);
     const int64_t k_and_v = staged_size(params, params.head_dim + params.head_dim_v);
-    const int64_t gathered = gathered_size(params.head_dim) + gathered_size(params.head_dim_v);
+    const int64_t gathered =
+        gathered_size(params, params.head_dim) + gathered_size(params, params.head_dim_v);
     return (header_floats() + q_and_o + k_and_v + finite_v_size(params) + 2 * total_size(params) +
             gathered) *
            4;
@@ -63,7 +64,7 @@ struct Scratch {
     scratch.lost = scratch.total + total_size(params);
     float* const gathered = scratch.lost + total_size(params);
     scratch.gathered_k = gathered;
-    scratch.gathered_v = gathered + gathered_size(params.head_dim);
+    scratch.gathered_v = gathered + gathered_size(params, params.head_dim);
     return scratch;
   }
 
@@ -71,8 +72,8 @@ struct Scratch {
   static constexpr int kPerScalar = MicroKernel<Traits>::Operand::kPerScalar;
 
   static constexpr int64_t header_floats() { return (sizeof(Scratch) + 63) / 64 * 16; }
-  static int64_t gathered_size(int head_dim) {
-    if (Traits::KvLayout::kOneRun) return 0;
+  static int64_t gathered_size(const PrefillParams& params, int head_dim) {
+    if (Traits::KvLayout::kOneRun || params.pages.page_size == 0) return 0;
     return int64_t{kBlockN} * head_dim * sizeof(typename Traits::Element) / 4;
   }
   static int64_t finite_v_size(const PrefillParams& params) {

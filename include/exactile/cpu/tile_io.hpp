@@ -48,7 +48,9 @@ struct TileIo {
   /// NaNs are canonical and -0 becomes 0, so a row's bits never depend on the tile.
   static Sums store(const PrefillParams& params, const TileRows& tile, Scratch<Traits>& scratch) {
     if (params.lse) store_lse(params, tile, scratch);
-    if constexpr (Traits::Scores::kHasSinks) add_sinks(params, tile, scratch);
+    if constexpr (Traits::Scores::kHasSinks) {
+      if (params.scores.sinks) add_sinks(params, tile, scratch);
+    }
     return params.stream_out ? store_rows<true>(params, tile, scratch)
                              : store_rows<false>(params, tile, scratch);
   }

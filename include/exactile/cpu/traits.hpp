@@ -62,7 +62,9 @@ struct ElementTraits<Bf16> : ElementTraits<float> {
 #endif
 };
 
-template <class Element, class KvLayoutType = ContiguousKv, class ScoresType = PlainScores>
+/// One kernel takes every layout and every variant: what is asked of a block of keys costs nothing
+/// beside its products (benchmarks/cpu.md).
+template <class Element, class KvLayoutType = AnyKv, class ScoresType = GeneralScores>
 struct Traits : ElementTraits<Element> {
   using KvLayout = KvLayoutType;
   using Scores = ScoresType;
