@@ -20,6 +20,13 @@ struct PageTable {
   const int32_t* pages = nullptr;  ///< (batch, row_stride): numbers of pages
   int64_t row_stride = 0;
   int32_t page_size = 0;  ///< keys in a page
+  int32_t num_pages = 0;  ///< that there are; 0: every number in a table is one
+
+  /// Entry `index` of a sequence's row, or another page where there is none of this number: memory
+  /// is read that is there.
+  EXACTILE_HOST_DEVICE constexpr int32_t page(const int32_t* row, int32_t index) const {
+    return static_cast<int32_t>(min(static_cast<unsigned>(row[index]), num_pages - 1u));
+  }
 
   /// A key's page is entry `index` of its sequence's row; `slot`: its place there.
   struct Place {
@@ -73,7 +80,8 @@ struct PagedKv {
 
     EXACTILE_HOST_DEVICE const Element* operator[](int32_t n) const {
       const PageTable::Place at = table_.place_of(n);
-      return of_head_ + pages_[at.index] * tensor_.page_stride + at.slot * tensor_.token_stride;
+      return of_head_ + table_.page(pages_, at.index) * tensor_.page_stride +
+             at.slot * tensor_.token_stride;
     }
     EXACTILE_HOST_DEVICE int64_t stride() const { return tensor_.token_stride; }
     EXACTILE_HOST_DEVICE bool is_run(int32_t n, int32_t end) const {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <limits>
 
 #include "api/backends.hpp"
 #include "api/overlap.hpp"
@@ -166,10 +167,13 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
   };
   check_array(args.q, expected("q"), {Size::at_least(plan.total_q()), heads_q, plan.head_dim});
   if (plan.is_paged()) {
-    check_array(args.k, expected("k"),
-                {Size::at_least(0), plan.page_size, heads_kv, plan.head_dim});
+    const Size pages = Size::at_least(plan.max_len_k > 0 ? 1 : 0);
+    check_array(args.k, expected("k"), {pages, plan.page_size, heads_kv, plan.head_dim});
     check_array(args.v, expected("v"),
                 {args.k.shape[0], plan.page_size, heads_kv, plan.head_dim_v});
+    if (args.k.shape[0] > std::numeric_limits<int32_t>::max()) {
+      fail("expected less than 2^31 pages, got " + std::to_string(args.k.shape[0]));
+    }
   } else {
     const Size keys = Size::at_least(plan.total_k());
     check_array(args.k, expected("k"), {keys, heads_kv, plan.head_dim});

@@ -25,10 +25,12 @@ struct PolicySpec {
   }
 };
 
-/// ContiguousKv, PagedKv.
+/// exactile/kv_layout.hpp and exactile/scores.hpp, by the names of the types there.
 enum class KvLayoutKind : unsigned char { kContiguous, kPaged };
-/// PlainScores, GeneralScores.
+inline constexpr const char* kKvLayoutNames[] = {"ContiguousKv", "PagedKv"};
 enum class ScoresKind : unsigned char { kPlain, kGeneral };
+inline constexpr const char* kScoresNames[] = {"PlainScores", "GeneralScores"};
+inline constexpr int kNumScores = std::size(kScoresNames);
 
 /// What the kernels of every backend are instantiated for. A backend's own spec has more.
 struct InstanceSpec {
@@ -42,13 +44,17 @@ struct InstanceSpec {
   friend auto operator<=>(const InstanceSpec&, const InstanceSpec&) = default;
 };
 
+inline ScoresKind scores_kind(const RunOptions& options) {
+  return options.changes_scores() ? ScoresKind::kGeneral : ScoresKind::kPlain;
+}
+
 inline InstanceSpec instance_spec(const Plan& plan, const RunOptions& options = {}) {
   return {.dtype = plan.dtype,
           .head_dim = plan.head_dim,
           .head_dim_v = plan.head_dim_v,
           .policy = {.scheduler = plan.scheduler, .user = plan.user_scheduler},
           .layout = plan.is_paged() ? KvLayoutKind::kPaged : KvLayoutKind::kContiguous,
-          .scores = options.changes_scores() ? ScoresKind::kGeneral : ScoresKind::kPlain};
+          .scores = scores_kind(options)};
 }
 
 }  // namespace exactile

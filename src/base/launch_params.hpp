@@ -49,12 +49,13 @@ inline ScoreParams score_params(const RunOptions& options, const int32_t* cu_seq
   return params;
 }
 
-inline PageTable page_table(const Plan& plan, const RunOptions& options) {
-  if (!options.block_table) return {};
-  const ArrayRef& table = *options.block_table;
+inline PageTable page_table(const Plan& plan, const PrefillArgs& args) {
+  if (!args.options.block_table) return {};
+  const ArrayRef& table = *args.options.block_table;
   return {.pages = static_cast<const int32_t*>(table.data),
           .row_stride = table.strides[0],
-          .page_size = plan.page_size};
+          .page_size = plan.page_size,
+          .num_pages = static_cast<int32_t>(args.k.shape[0])};
 }
 
 /// `cu_seqlens_q`: where the kernels read it.
@@ -74,7 +75,7 @@ inline CommonParams common_params(const Plan& plan, const PrefillArgs& args,
           .scale_log2 = static_cast<float>(args.options.softmax_scale * M_LOG2E),
           .mask = plan.mask,
           .scores = score_params(args.options, cu_seqlens_q),
-          .pages = page_table(plan, args.options)};
+          .pages = page_table(plan, args)};
 }
 
 /// What policies read, where the kernels read it. The first four are of sequence_record().

@@ -53,9 +53,15 @@ constexpr const char* kMaskKindNames[kNumMaskKinds] = {"kFull", "kMasked", "kPac
 
 std::string traits_name(const KernelSpec& spec, const std::string& family) {
   const InstanceSpec& of = spec.instance;
-  return family + "Traits<" + element_name(of.dtype) + ", " + std::to_string(of.head_dim) + ", " +
-         std::to_string(of.head_dim_v) +
-         ", exactile::cuda::MaskKind::" + kMaskKindNames[static_cast<int>(spec.mask)] + ">";
+  std::string name = family + "Traits<" + element_name(of.dtype) + ", " +
+                     std::to_string(of.head_dim) + ", " + std::to_string(of.head_dim_v) +
+                     ", exactile::cuda::MaskKind::" + kMaskKindNames[static_cast<int>(spec.mask)];
+  const bool plain = of.layout == KvLayoutKind::kContiguous && of.scores == ScoresKind::kPlain;
+  if (!plain) {
+    name += std::string(", exactile::") + name_of(of.layout, kKvLayoutNames) +
+            ", exactile::" + name_of(of.scores, kScoresNames);
+  }
+  return name + ">";
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 #include "base/launch_params.hpp"
@@ -14,46 +15,61 @@ namespace {
 constexpr int64_t kAlignment = 16;  // bytes: of a row, for 16-byte loads and for TMA
 
 bool is_aligned(const ArrayRef& a) {
-  const int64_t bytes = dtype_bytes(a.dtype);
-  return reinterpret_cast<uintptr_t>(a.data) % kAlignment == 0 &&
-         used_stride(a, 0) * bytes % kAlignment == 0 && used_stride(a, 1) * bytes % kAlignment == 0;
+  bool aligned = reinterpret_cast<uintptr_t>(a.data) % kAlignment == 0;
+  for (int i = 0; i + 1 < a.rank; ++i) {
+    aligned = aligned && used_stride(a, i) * dtype_bytes(a.dtype) % kAlignment == 0;
+  }
+  return aligned;
 }
 
 /// TMA steps forwards only, by less than 2^40 bytes, over at most 2^32 elements.
 bool fits_tma(const ArrayRef& a) {
-  const auto fits = [&](int dimension) {
-    const int64_t stride = used_stride(a, dimension);
-    return stride > 0 && stride < (int64_t{1} << 40) / dtype_bytes(a.dtype);
-  };
-  return fits(0) && fits(1);
+  bool fits = true;
+  for (int i = 0; i + 1 < a.rank; ++i) {
+    const int64_t stride = used_stride(a, i);
+    fits = fits && stride > 0 && stride < (int64_t{1} << 40) / dtype_bytes(a.dtype);
+  }
+  return fits;
 }
 
+/// Keys in a TMA box of a page: it divides a page and a block. The swizzle's pattern is 8 rows.
+int32_t page_box(const Plan& plan, int32_t block_n) { return std::gcd(plan.page_size, block_n); }
+bool fits_boxes(const Plan& plan, int32_t block_n) {
+  return !plan.is_paged() || page_box(plan, block_n) % 8 == 0;
+}
+
+/// Over (head_dim, heads, tokens), or (head_dim, heads, keys of a page, pages).
 TensorMap make_tensor_map(const ArrayRef& a, const void* fallback, int32_t chunk, int32_t box_heads,
                           int32_t box_tokens) {
   const bool is_empty = a.shape[0] == 0;  // never loaded from, yet a map needs an address
   const auto bytes = static_cast<uint64_t>(dtype_bytes(a.dtype));
-  const uint64_t sizes[3] = {static_cast<uint64_t>(a.shape[2]), static_cast<uint64_t>(a.shape[1]),
-                             is_empty ? 1 : static_cast<uint64_t>(a.shape[0])};
-  const uint64_t strides_bytes[2] = {used_stride(a, 1) * bytes, used_stride(a, 0) * bytes};
-  const uint32_t box[3] = {static_cast<uint32_t>(chunk), static_cast<uint32_t>(box_heads),
-                           static_cast<uint32_t>(box_tokens)};
-  const uint32_t steps[3] = {1, 1, 1};
+  uint64_t sizes[kMaxRank] = {}, strides_bytes[kMaxRank] = {};
+  for (int i = 0; i < a.rank; ++i) {  // from the last dimension on
+    const int of = a.rank - 1 - i;
+    sizes[i] = std::max<uint64_t>(a.shape[of], 1);
+    if (i > 0) strides_bytes[i - 1] = used_stride(a, of) * bytes;
+  }
+  const uint32_t box[kMaxRank] = {static_cast<uint32_t>(chunk), static_cast<uint32_t>(box_heads),
+                                  static_cast<uint32_t>(box_tokens), 1};
+  const uint32_t steps[kMaxRank] = {1, 1, 1, 1};
   const int dtype = a.dtype == Dtype::kFloat16 ? kTensorMapFloat16 : kTensorMapBfloat16;
   const int swizzle = chunk * bytes == 128 ? kTensorMapSwizzle128B : kTensorMapSwizzle64B;
   TensorMap map;
-  EXACTILE_DRIVER_CALL(Driver::get(), cuTensorMapEncodeTiled, &map, dtype, 3,
+  EXACTILE_DRIVER_CALL(Driver::get(), cuTensorMapEncodeTiled, &map, dtype, a.rank,
                        const_cast<void*>(is_empty ? fallback : a.data), sizes, strides_bytes, box,
                        steps, kTensorMapInterleaveNone, swizzle, kTensorMapL2Promotion256B,
                        kTensorMapFillZeros);
   return map;
 }
 
-PrefillParams make_params(const Plan& plan, const DevicePlan& memory, const PrefillArgs& args) {
+PrefillParams make_params(const Plan& plan, const ScheduleMemory& lists, const PrefillArgs& args,
+                          const Shape& shape) {
   PrefillParams params{};
-  static_cast<CommonParams&>(params) = common_params(plan, args, nullptr);
-  params.cu_seqlens_q = memory.cu_seqlens_q();
-  params.cu_seqlens_k = memory.cu_seqlens_k();
+  static_cast<CommonParams&>(params) = common_params(plan, args, lists.cu_seqlens_q);
+  params.cu_seqlens_q = lists.cu_seqlens_q;
+  params.cu_seqlens_k = lists.cu_seqlens_k;
   params.timeline = static_cast<TimelineRecord*>(args.extras.timeline);
+  params.page_box = plan.is_paged() ? page_box(plan, shape.block_n) : 0;
   return params;
 }
 
@@ -62,12 +78,7 @@ struct Schedule {
   alignas(16) unsigned char bytes[sizeof(CountedList)];
 };
 
-Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr counter) {
-  const ScheduleMemory lists{.cu_seqlens_q = memory.cu_seqlens_q(),
-                             .cu_seqlens_k = memory.cu_seqlens_k(),
-                             .records = memory.records(),
-                             .planned = memory.planned(),
-                             .counter = reinterpret_cast<int32_t*>(counter)};
+Schedule make_schedule(const Plan& plan, const ScheduleMemory& lists) {
   Schedule schedule;
   with_policy(plan.scheduler, [&]<class Policy>() {
     const auto params = schedule_params<typename Policy::Params>(plan, lists);
@@ -79,8 +90,8 @@ Schedule make_schedule(const Plan& plan, const DevicePlan& memory, DevicePtr cou
 
 DevicePlans& memory_of(const Plan& plan) { return static_cast<DevicePlans&>(*plan.memory); }
 
-KernelSpec spec_of(const Plan& plan, Family family, Probe probe) {
-  return {.instance = instance_spec(plan),
+KernelSpec spec_of(const Plan& plan, const RunOptions& options, Family family, Probe probe) {
+  return {.instance = instance_spec(plan, options),
           .family = family,
           .mask = mask_kind(plan.mask, plan.packed_len > 0),
           .probe = probe};
@@ -140,7 +151,8 @@ void enqueue_planner(const Plan& plan) {
 
 void launch(const Plan& plan, const PrefillArgs& args) {
   Device& device = Device::get(args.q.device.id);
-  const bool any_array = !fits_tma(args.q) || !fits_tma(args.k) || !fits_tma(args.v);
+  const bool any_array = !fits_tma(args.q) || !fits_tma(args.k) || !fits_tma(args.v) ||
+                         !fits_boxes(plan, plan.block_n);
   const Family family = device.family(any_array);
   if (plan.launched == 0) return;
   if (args.extras.timeline && args.extras.timeline_bytes < timeline_bytes(plan)) {
@@ -152,10 +164,11 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   std::unique_lock lock(memory_of(plan).mutex());
   DevicePlan& memory = memory_of(plan).on(device, plan);
   const Probe probe = args.extras.timeline ? Probe::kTimeline : Probe::kNoProbe;
-  const LoadedKernel*& kernel = memory.kernels[static_cast<int>(family)][static_cast<int>(probe)];
+  const LoadedKernel*& kernel = memory.kernels[static_cast<int>(family)][static_cast<int>(probe)]
+                                              [static_cast<int>(scores_kind(args.options))];
   if (!kernel) {
     lock.unlock();  // it may have to be compiled, which takes a second
-    const LoadedKernel& loaded = device.kernel(spec_of(plan, family, probe));
+    const LoadedKernel& loaded = device.kernel(spec_of(plan, args.options, family, probe));
     lock.lock();
     kernel = &loaded;
   }
@@ -167,12 +180,15 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   if (shape.chunk > 0) {  // before prepare(): what it gives has to be used
     const void* const q = args.q.data;
     maps[0] = make_tensor_map(args.q, q, shape.chunk, plan.heads_per_tile(), plan.tile_tokens);
-    maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, shape.box_n);
-    maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, shape.box_n);
+    const int32_t box_n = plan.is_paged() ? page_box(plan, shape.block_n) : shape.box_n;
+    maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, box_n);
+    maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, box_n);
   }
   const LaunchCounter counter = memory.prepare(stream);
-  PrefillParams params = make_params(plan, memory, args);
-  Schedule schedule = make_schedule(plan, memory, counter.address);
+  ScheduleMemory lists = memory.lists(plan);
+  lists.counter = reinterpret_cast<int32_t*>(counter.address);
+  PrefillParams params = make_params(plan, lists, args, shape);
+  Schedule schedule = make_schedule(plan, lists);
   void* arguments[] = {&maps[0], &maps[1], &maps[2], &params, &schedule};
   if (counter.address && !counter.is_zero) {
     EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter.address, 0, 1, stream);

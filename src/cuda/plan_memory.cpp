@@ -25,6 +25,8 @@ ListLayout::ListLayout(const Plan& plan) {
   } else {
     cu_q = place(plan.cu_seqlens_q.size() * sizeof(int32_t));
     cu_k = place(plan.cu_seqlens_k.size() * sizeof(int32_t));
+    used_q = place(plan.seqused_q.size() * sizeof(int32_t));
+    used_k = place(plan.seqused_k.size() * sizeof(int32_t));
     records = place(plan.records ? plan.num_records * sizeof(TileRecord) : 0);
   }
   counter = place(sizeof(int32_t));
@@ -47,6 +49,8 @@ void DevicePlan::fill(const Plan& plan) {
   };
   put(layout_.cu_q, plan.cu_seqlens_q.data(), plan.cu_seqlens_q.size() * sizeof(int32_t));
   put(layout_.cu_k, plan.cu_seqlens_k.data(), plan.cu_seqlens_k.size() * sizeof(int32_t));
+  put(layout_.used_q, plan.seqused_q.data(), plan.seqused_q.size() * sizeof(int32_t));
+  put(layout_.used_k, plan.seqused_k.data(), plan.seqused_k.size() * sizeof(int32_t));
   if (plan.records) {
     put(layout_.records, plan.records.get(), plan.num_records * sizeof(TileRecord));
   }
@@ -62,6 +66,23 @@ DevicePlan::~DevicePlan() {
     return;
   }
   counters_.release({lists_}, std::move(last_uses));
+}
+
+ScheduleMemory DevicePlan::lists(const Plan& plan) const {
+  if (plan.device_lengths) {
+    return {.cu_seqlens_q = plan.device_lengths->cu_seqlens_q,
+            .cu_seqlens_k = plan.device_lengths->cu_seqlens_k,
+            .records = pointer<TileRecord>(layout_.records),
+            .planned = pointer<int32_t>(layout_.planned)};
+  }
+  const auto used = [&](const std::vector<int32_t>& of, std::size_t offset) {
+    return of.empty() ? nullptr : pointer<int32_t>(offset);
+  };
+  return {.cu_seqlens_q = pointer<int32_t>(layout_.cu_q),
+          .cu_seqlens_k = plan.is_paged() ? nullptr : pointer<int32_t>(layout_.cu_k),
+          .seqused_q = used(plan.seqused_q, layout_.used_q),
+          .seqused_k = used(plan.seqused_k, layout_.used_k),
+          .records = pointer<TileRecord>(layout_.records)};
 }
 
 LaunchCounter DevicePlan::prepare(Stream stream) {

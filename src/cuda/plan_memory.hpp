@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/launch_params.hpp"
 #include "base/plan.hpp"
 #include "cuda/list_upload.hpp"
 #include "cuda/stream_counters.hpp"
@@ -16,7 +17,7 @@ namespace exactile::cuda {
 struct ListLayout {
   explicit ListLayout(const Plan& plan);
 
-  std::size_t cu_q = 0, cu_k = 0, records = 0;
+  std::size_t cu_q = 0, cu_k = 0, used_q = 0, used_k = 0, records = 0;
   std::size_t planned = 0;  ///< number of records, where the planner on the device counts them
   std::size_t counter = 0;
   std::size_t bytes = 0;  ///< of all
@@ -36,16 +37,11 @@ class DevicePlan {
   void enqueue_planner(const Plan& plan);
 
   Device& device() const { return device_; }
-  const int32_t* cu_seqlens_q() const { return pointer<int32_t>(layout_.cu_q); }
-  const int32_t* cu_seqlens_k() const { return pointer<int32_t>(layout_.cu_k); }
-  const TileRecord* records() const { return pointer<TileRecord>(layout_.records); }
-  /// Number of records, where the planner on the device counts them; else null.
-  const int32_t* planned() const {
-    return layout_.planned ? pointer<int32_t>(layout_.planned) : nullptr;
-  }
+  /// Where the policy and the kernels find them; without a counter.
+  ScheduleMemory lists(const Plan& plan) const;
 
-  /// Loaded on first use, by Family and Probe.
-  const LoadedKernel* kernels[kNumFamilies][kNumProbes] = {};
+  /// Loaded on first use, by Family, Probe and ScoresKind.
+  const LoadedKernel* kernels[kNumFamilies][kNumProbes][kNumScores] = {};
 
  private:
   template <class T>

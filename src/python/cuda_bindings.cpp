@@ -40,17 +40,20 @@ nb::dict driver_info() {
 /// (source, name_expression) of a kernel; for tests.
 nb::tuple kernel_program(const std::string& family, const std::string& dtype, int head_dim,
                          int head_dim_v, bool masked, const std::string& scheduler,
-                         const std::string& probe) {
-  const jit::Program program =
-      make_program({.instance = {.dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
-                                 .head_dim = head_dim,
-                                 .head_dim_v = head_dim_v,
-                                 .policy = {.scheduler = from_name<SchedulerKind>(
-                                                scheduler, kSchedulerNames, "scheduler")}},
-                    .family = from_name<Family>(family, kFamilyNames, "family"),
-                    .mask = masked ? MaskKind::kMasked : MaskKind::kFull,
-                    .probe = from_name<Probe>(probe, kProbeNames, "probe")},
-                   "");
+                         const std::string& probe, const std::string& layout,
+                         const std::string& scores) {
+  const jit::Program program = make_program(
+      {.instance = {.dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
+                    .head_dim = head_dim,
+                    .head_dim_v = head_dim_v,
+                    .policy = {.scheduler = from_name<SchedulerKind>(scheduler, kSchedulerNames,
+                                                                     "scheduler")},
+                    .layout = from_name<KvLayoutKind>(layout, kKvLayoutNames, "layout"),
+                    .scores = from_name<ScoresKind>(scores, kScoresNames, "scores")},
+       .family = from_name<Family>(family, kFamilyNames, "family"),
+       .mask = masked ? MaskKind::kMasked : MaskKind::kFull,
+       .probe = from_name<Probe>(probe, kProbeNames, "probe")},
+      "");
   return nb::make_tuple(program.source, program.name_expression);
 }
 
@@ -126,7 +129,8 @@ void bind(nb::module_& m) {
   m.def("cuda_lengths", &lengths, "lengths"_a.noconvert());
   m.def("cuda_synchronize", &synchronize, "device"_a, "stream"_a);
   m.def("kernel_program", &kernel_program, "family"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
-        "masked"_a, "scheduler"_a, "probe"_a = "NoProbe");
+        "masked"_a, "scheduler"_a, "probe"_a = "NoProbe", "layout"_a = kKvLayoutNames[0],
+        "scores"_a = kScoresNames[0]);
   m.def("find_cubin", &find_cubin, "source"_a, "name_expression"_a, "architecture"_a);
 }
 

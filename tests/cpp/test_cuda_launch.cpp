@@ -116,7 +116,10 @@ void expect(const std::string& got, const std::string& expected) {
 }
 
 const int32_t* address_of(const Plan& plan) {
-  return static_cast<DevicePlans&>(*plan.memory).on(cuda::Device::get(0), plan).cu_seqlens_q();
+  return static_cast<DevicePlans&>(*plan.memory)
+      .on(cuda::Device::get(0), plan)
+      .lists(plan)
+      .cu_seqlens_q;
 }
 
 void check_lists_of_the_host() {

@@ -64,6 +64,21 @@ def test_a_kernel_that_is_not_shipped_compiles(tmp_path, monkeypatch):
     assert name.encode() in image
 
 
+@needs("nvrtc")
+@pytest.mark.parametrize("scores", ["PlainScores", "GeneralScores"])
+@pytest.mark.parametrize("layout", ["ContiguousKv", "PagedKv"])
+@pytest.mark.parametrize("family", ["sm80", "sm90"])
+def test_layouts_and_scores_compile(family, layout, scores, tmp_path, monkeypatch):
+    """No plan asks for others than the first yet: they have not been run on a GPU."""
+    monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
+    program = _core.kernel_program(
+        *(family, "bfloat16", 128, 128, True, "ValidOnlyPersistent"), layout=layout, scores=scores
+    )
+    architecture = "sm_90a" if family == "sm90" else "sm_80"
+    _, _, name, image = _core.find_cubin(*program, architecture)
+    assert name.encode() in image
+
+
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
 def test_plans_need_no_gpu(dtype, head_dim, head_dim_v):
     plan = exactile.plan(
