@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exactile.tools.reference import reference, widened
+from exactile.tools.reference import counted_rows, lengths_of, reference, widened
 
 _HALF_ULP = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Largest relative error of rounding to a dtype."""
+
+_HALF_STEP = {"float32": 2.0**-126, "float16": 2.0**-25, "bfloat16": 2.0**-126}
+"""Largest error of rounding to a dtype near 0; float32 and bfloat16 may lose their subnormals."""
 
 Results = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 """out, (rows, num_heads_q, head_dim_v), and lse, (num_heads_q, rows); uint16: bfloat16 storage."""
@@ -39,7 +42,7 @@ def compare(
     k: npt.NDArray[Any],
     v: npt.NDArray[Any],
     cu_seqlens_q: npt.ArrayLike,
-    cu_seqlens_k: npt.ArrayLike,
+    cu_seqlens_k: npt.ArrayLike | None,
     *,
     dtype: str,
     rows: npt.ArrayLike | None = None,
@@ -50,31 +53,36 @@ def compare(
     Parameters
     ----------
     got : (ndarray, ndarray)
-        out and lse of all tokens.
+        out and lse of all tokens; only those that count are looked at.
     q, k, v, cu_seqlens_q, cu_seqlens_k, **options
         What was run, as for `reference`.
     dtype : {"float32", "float16", "bfloat16"}
         That of the run.
     rows : array_like of int, (n, 2), optional
-        (sequence, row of that sequence) pairs to look at; default: all rows.
+        (sequence, row of that sequence) pairs to look at; default: all that count.
 
     Returns
     -------
     Verification
     """
+    lengths = lengths_of(
+        cu_seqlens_q,
+        cu_seqlens_k,
+        options.get("seqused_q"),
+        options.get("seqused_k"),
+        paged=options.get("block_table") is not None,
+    )
+    pairs = counted_rows(lengths) if rows is None else np.asarray(rows, np.int64).reshape(-1, 2)
     want, same_dtype = (
         reference(
-            *(q, k, v, cu_seqlens_q, cu_seqlens_k), rows=rows, compute_dtype=compute, **options
+            *(q, k, v, cu_seqlens_q, cu_seqlens_k), rows=pairs, compute_dtype=compute, **options
         )
         for compute in ("float64", dtype)
     )
-    starts_q, seqlens_k = np.asarray(cu_seqlens_q), np.diff(cu_seqlens_k)
-    if rows is None:
-        return judge(got, want, same_dtype, np.repeat(seqlens_k, np.diff(starts_q)), dtype)
-    sequences, row = np.asarray(rows, np.int64).reshape(-1, 2).T
-    tokens = starts_q[sequences] + row
+    sequences, row = pairs.T
+    tokens = lengths.start_q[sequences] + row
     chosen = got[0][tokens], got[1][:, tokens]
-    return judge(chosen, want, same_dtype, seqlens_k[sequences], dtype)
+    return judge(chosen, want, same_dtype, lengths.len_k[sequences], dtype)
 
 
 def judge(
@@ -103,13 +111,18 @@ def judge(
     -----
     The tolerance of a row is relative to the row's largest value, and derived: twice the largest
     relative error that `same_dtype` has in any of these rows, since in a single one it may be
-    small by luck, plus a floor:
+    small by luck, plus a floor. So whatever makes larger errors in float32 too (a softcap, which
+    multiplies tanh's, or a bias that ALiBi takes off large scores) is tolerated as far as it does;
+    pages and lengths add none. The floor:
 
     - out: one half ulp of the dtype, since both may fall on either side of a rounding border, and
       32 + 2 sqrt(keys) of float32, since sums over keys run in sequence (measured: 0.75 sqrt(keys)
       from 1,024 to 131,072 keys);
     - lse: 32 half ulps of float32 (measured: 13), and 1/32 of the dtype, since exp need not be more
       precise than the probabilities (measured: 1/54 in bfloat16).
+
+    Beside a sink out may be as small as its dtype goes, so half a step of the dtype near 0 is
+    tolerated and counts as no error of `same_dtype`.
     """
     error = _row_errors((widened(got[0]), widened(got[1])), want)
     half_ulp = _HALF_ULP["float32"]
@@ -117,9 +130,12 @@ def judge(
     floor_lse = half_ulp * 32 + _HALF_ULP[dtype] / 32
     floor = np.stack([floor_out, np.full_like(floor_out, floor_lse)])
     scales = _row_scales(*want)
+    half_step = np.array([[_HALF_STEP[dtype]], [0]])
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(scales > 0, _row_errors(same_dtype, want) / scales, 0)
+        error_of_dtype = np.maximum(_row_errors(same_dtype, want) - half_step, 0)
+        relative = np.where(scales > 0, error_of_dtype / scales, 0)
         tolerance = scales * (2 * relative.max(axis=1, keepdims=True, initial=0) + floor)
+        tolerance += half_step
         of_tolerance = np.where(error == 0, 0, error / tolerance)
     return Verification(
         rows=len(want[0]),
