@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -63,9 +64,11 @@ class Batch:
     k: np.ndarray
     v: np.ndarray
     cu_q: np.ndarray
-    cu_k: np.ndarray
+    cu_k: np.ndarray | None
     causal: bool = False
     window: tuple[int, int] = (-1, -1)
+    serving: dict[str, Any] = field(default_factory=dict)
+    """Arguments that the library and the reference name alike: serving.py has what fills them."""
 
     def run(self, **options):
         """(out, lse) of the library."""
@@ -78,6 +81,7 @@ class Batch:
             causal=self.causal,
             window=self.window,
             return_lse=True,
+            **self.serving,
             **options,
         )
 
@@ -93,6 +97,7 @@ class Batch:
             dtype=self.q.dtype.name,
             causal=self.causal,
             window=self.window,
+            **self.serving,
         )
         assert found.passed, found
 

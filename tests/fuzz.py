@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 import exactile
-from cases import DTYPES, cumulate
+from cases import DTYPES, Batch
 from exactile import _core
 from exactile._arrays import storage
 from exactile.tools.tolerance import judge
-from fuzz_cases import Case, Data, draw_case, make_data, reference, strides
+from fuzz_cases import Case, Data, draw_case, make_data, place, reference, strides
+from serving import counted, lengths, tokens
 
 CANARY = 0x5B
 
@@ -60,29 +61,42 @@ class OnCpu:
 
     def array(self, name: str, shape: tuple[int, ...], layout: str, dtype: Any, rng: Any):
         """(the memory that the array spans, the array)."""
-        token, head = strides(layout, *shape)
-        steps = [n * step for n, step in zip(shape, (token, head, 1), strict=True)]
+        in_elements = strides(layout, *shape)
+        steps = [n * step for n, step in zip(shape, in_elements, strict=True)]
         spans = [step - step // n if n else 0 for n, step in zip(shape, steps, strict=True)]
         first = -sum(span for span in spans if span < 0)
         span = first + sum(span for span in spans if span > 0) + 1
         memory = self.arenas[name].place(span, dtype, rng.random() < 0.5)
         size = memory.itemsize
-        array = np.lib.stride_tricks.as_strided(
-            memory[first:], shape, (token * size, head * size, size)
-        )
-        return memory, array
+        in_bytes = [step * size for step in in_elements]
+        return memory, np.lib.stride_tricks.as_strided(memory[first:], shape, in_bytes)
+
+    def inputs(self, case: Case, batch: Batch, rng: Any) -> list[np.ndarray]:
+        """q, k and v of the batch in the case's layouts, with NaN between."""
+        shapes = {name: getattr(batch, name).shape for name in "qkv"}
+        together = case.serving.get("side by side", False)
+        if together:
+            del shapes["v"]
+            shapes["k"] = (*batch.k.shape[:-1], sum(case.head_dims))
+        arrays = []
+        for (name, shape), layout in zip(shapes.items(), case.layouts, strict=False):
+            memory, array = self.array(name, shape, layout, batch.q.dtype, rng)
+            memory[:] = np.nan
+            arrays.append(array)
+        if together:
+            key, both = case.head_dims[0], arrays.pop()
+            arrays += [both[..., :key], both[..., key:]]
+        for array, x in zip(arrays, (batch.q, batch.k, batch.v), strict=True):
+            array[...] = x
+        return arrays
 
     def run(self, case: Case, inputs: list[np.ndarray], options: dict[str, Any]):
         """(out, lse). AssertionError: memory beside them was written."""
         rng = np.random.default_rng((*case.seed, 2))
-        arrays = []
-        for name, x, layout in zip("qkv", inputs, case.layouts, strict=False):
-            memory, array = self.array(name, x.shape, layout, x.dtype, rng)
-            memory[:] = np.nan
-            array[:] = x
-            arrays.append(array)
-        tokens, heads = inputs[0].shape[:2]
-        out_shape, lse_shape = (tokens, heads, case.head_dims[1]), (heads, tokens, 1)
+        batch = place(case, inputs)
+        arrays = self.inputs(case, batch, rng)
+        total_q, heads = batch.q.shape[:2]
+        out_shape, lse_shape = (total_q, heads, case.head_dims[1]), (heads, total_q, 1)
         written = {
             "out": self.array("out", out_shape, case.layouts[3], inputs[0].dtype, rng),
             "lse": self.array("lse", lse_shape, "dense", np.float32, rng),
@@ -91,13 +105,15 @@ class OnCpu:
         for window in around.values():
             window[:] = CANARY
         (_, out), (_, lse) = written.values()
-        core = plan(case, "cpu", options)._core
-        options = {"softmax_scale": case.softmax_scale}
-        core.run(*(storage(x) for x in (*arrays, out)), lse[..., 0], options)
-        results = out.copy(), lse[..., 0].copy()
-        for name, (_, array) in written.items():
-            array[:] = np.full(array.itemsize, CANARY, np.uint8).view(array.dtype)
-            assert (around[name] == CANARY).all(), f"memory beside {name} was written"
+        core = plan(case, batch, "cpu", options)._core
+        core.run(*(storage(x) for x in (*arrays, out)), lse[..., 0], run_options(case, batch))
+        results = counted(batch, (out, lse[..., 0]))
+        rows = tokens(*lengths(batch)[:2])
+        for name, array, where in (("out", out, rows), ("lse", lse, (slice(None), rows))):
+            array[where] = np.full(array.itemsize, CANARY, np.uint8).view(array.dtype)
+            assert (around[name] == CANARY).all(), (
+                f"memory beside what counts of {name} was written"
+            )
         return results
 
     def _around(self, name: str, memory: np.ndarray) -> np.ndarray:
@@ -111,6 +127,7 @@ class OnCpu:
         return host_reference(case, data, dtype)
 
 
+@np.errstate(over="ignore")  # of sinks far above all scores
 def host_reference(case: Case, data: Data, dtype: str):
     if dtype == "float64":
         return reference(case, data, np, partial(np.asarray, dtype=np.float64), lambda x: x)
@@ -147,16 +164,18 @@ class OnSycl:
         return around[:, :heads, :head_dim]
 
     def run(self, case: Case, inputs: list[np.ndarray], options: dict[str, Any]):
+        batch = place(case, inputs)
         arrays = []
-        for x, layout in zip(inputs, case.layouts, strict=False):
+        for x, layout in zip((batch.q, batch.k, batch.v), case.layouts, strict=False):
             arrays.append(self.array(x.shape, layout, x.dtype))
             arrays[-1][...] = self.device.put(x)
-        shape = (*inputs[0].shape[:2], case.head_dims[1])
-        out = self.array(shape, case.layouts[3], inputs[0].dtype)
-        _, lse = plan(case, "sycl", options).run(
-            *arrays, out=out, return_lse=True, softmax_scale=case.softmax_scale
+        out = self.array((*batch.q.shape[:2], case.head_dims[1]), case.layouts[3], batch.q.dtype)
+        _, lse = plan(case, batch, "sycl", options).run(
+            *arrays, out=out, return_lse=True, **run_options(case, batch)
         )
-        return self.device.get(out, inputs[0].dtype), self.device.get(lse, np.float32)
+        return counted(
+            batch, (self.device.get(out, batch.q.dtype), self.device.get(lse, np.float32))
+        )
 
     def reference(self, case: Case, data: Data, dtype: str):
         return host_reference(case, data, dtype)
@@ -179,23 +198,23 @@ class OnCuda:
         return self.torch.from_numpy(np.ascontiguousarray(x)).cuda()
 
     def array(self, shape: tuple[int, ...], layout: str, dtype: Any):
-        token, head = strides(layout, *shape)
-        spans = [(n - 1) * step for n, step in zip(shape, (token, head, 1), strict=True) if n]
+        steps = strides(layout, *shape)
+        spans = [(n - 1) * step for n, step in zip(shape, steps, strict=True) if n]
         memory = self.torch.full((sum(spans) + 1,), float("nan"), dtype=dtype, device="cuda")
-        return memory.as_strided(shape, (token, head, 1))
+        return memory.as_strided(shape, steps)
 
     def run(self, case: Case, inputs: list[np.ndarray], options: dict[str, Any]):
+        batch = place(case, inputs)
         dtype = getattr(self.torch, case.dtype)
         arrays = []
-        for x, layout in zip(inputs, case.layouts, strict=False):
+        for x, layout in zip((batch.q, batch.k, batch.v), case.layouts, strict=False):
             arrays.append(self.array(x.shape, layout, dtype))
             arrays[-1].copy_(self._to_gpu(x))
-        shape = (*inputs[0].shape[:2], case.head_dims[1])
-        out = self.array(shape, case.layouts[3], dtype)
-        _, lse = plan(case, "cuda", options).run(
-            *arrays, out=out, return_lse=True, softmax_scale=case.softmax_scale
+        out = self.array((*batch.q.shape[:2], case.head_dims[1]), case.layouts[3], dtype)
+        _, lse = plan(case, batch, "cuda", options).run(
+            *arrays, out=out, return_lse=True, **run_options(case, batch)
         )
-        return out.float().cpu().numpy(), lse.cpu().numpy()
+        return counted(batch, (out.float().cpu().numpy(), lse.cpu().numpy()))
 
     def reference(self, case: Case, data: Data, dtype: str):
         torch = self.torch
@@ -211,19 +230,29 @@ class OnCuda:
         return out.cpu().numpy(), lse.cpu().numpy()
 
 
-def plan(case: Case, backend: str, options: dict[str, Any]) -> exactile.Plan:
+def plan(case: Case, batch: Batch, backend: str, options: dict[str, Any]) -> exactile.Plan:
+    used = {name: x for name, x in batch.serving.items() if name.startswith("seqused")}
+    if "page_size" in case.serving:
+        used["page_size"] = case.serving["page_size"]
     return exactile.plan(
-        cumulate(case.lens_q),
-        cumulate(case.lens_k),
+        batch.cu_q,
+        batch.cu_k,
         num_heads_q=case.heads[0],
         num_heads_kv=case.heads[1],
         head_dim=case.head_dims[0],
         head_dim_v=case.head_dims[1],
         dtype=case.dtype,
         backend=backend,
+        **used,
         **case.mask,
         **options,
     )
+
+
+def run_options(case: Case, batch: Batch) -> dict[str, Any]:
+    """What `Plan.run` takes besides arrays of the batch's shape."""
+    of_run = {name: x for name, x in batch.serving.items() if not name.startswith("seqused")}
+    return {"softmax_scale": case.softmax_scale} | of_run
 
 
 def check(case: Case, machine: Any) -> float:

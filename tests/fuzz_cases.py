@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 import exactile
-from cases import DTYPES, cumulate
+from cases import DTYPES, Batch, cumulate
 from exactile import _core
+from serving import in_pages, some_sinks, some_slopes, with_padding, with_room, with_scores
 
 LENGTHS = [0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]
 HEADS = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 5), (6, 2), (4, 4), (8, 1)]
@@ -19,6 +20,8 @@ POISONS = ["none", "none", "sequence", "key", "query"]
 # CUDA takes rows at multiples of 16 bytes, PyTorch has no negative strides; in a CUDA tile, V may
 # reach rows that do not see the key.
 ON_CPU = {"layout": ["odd", "reversed"], "poison": ["value"]}
+PAGE_SIZES = [1, 2, 3, 7, 16, 17, 64, 100, 128, 256]
+SERVING_BACKENDS = ["cpu"]
 NOISE = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
 
 
@@ -37,6 +40,7 @@ class Case:
     softmax_scale: float
     layouts: list[str]  # of q, k, v, out
     poison: str
+    serving: dict[str, Any]  # room, padding, pages, and what becomes of the scores; empty: nothing
     options: list[dict[str, Any]]  # of two runs, the second without poison
 
 
@@ -54,6 +58,9 @@ def draw_case(seed: int, index: int, backend: str) -> Case:
     scores = pick(SCORES)
     layouts = LAYOUTS + (ON_CPU["layout"] if backend == "cpu" else [])
     largest_scale = 8 if dtype == "float16" else 60
+    serving = {}
+    if backend in SERVING_BACKENDS and rng.random() < 0.6:
+        serving = _draw_serving(rng, pick, len(lens_q), heads[0], scores)
     return Case(
         seed=(seed, index),
         dtype=dtype,
@@ -83,6 +90,7 @@ def draw_case(seed: int, index: int, backend: str) -> Case:
             pick([x for x in layouts if x != "reversed"]),
         ],
         poison=pick(POISONS + (ON_CPU["poison"] if backend in ("cpu", "sycl") else [])),
+        serving=serving,
         options=[_draw_options(rng, pick, backend) for _ in range(2)],
     )
 
@@ -114,6 +122,37 @@ def _draw_options(rng, pick, backend: str) -> dict[str, Any]:
     elif options["scheduler"] != "Individual":
         options["pack_sequences"] = pick([None, False])
     return options
+
+
+def _draw_serving(rng, pick, batch: int, heads: int, scores: str) -> dict[str, Any]:
+    """Each feature in about every third case, so that all meet all others."""
+    seed = int(rng.integers(100))
+    drawn: dict[str, Any] = {
+        "room": pick(["q", "k", "qk"]),
+        "padding": int(rng.integers(1, 80)),
+        "page_size": pick(PAGE_SIZES if batch <= 5 else PAGE_SIZES[:7]),
+        "softcap": pick([0.5, 3.0, 30.0, 50.0, 1e4]),
+        "sinks": some_sinks(heads, seed),
+        "slopes": some_slopes(*pick([(heads,), (batch, heads)]), seed=seed),
+    }
+    if scores == "large":  # too large for a bias to be seen in float32
+        del drawn["slopes"]
+    drawn = {name: value for name, value in drawn.items() if rng.random() < 0.35}
+    if "page_size" in drawn:
+        drawn |= {"keep_cu_k": bool(rng.random() < 0.3), "side by side": bool(rng.random() < 0.3)}
+    return drawn | {"seed": seed}
+
+
+def place(case: Case, inputs: list[np.ndarray]) -> Batch:
+    """The batch of q, k and v, where the case has them: NaN in all that does not count."""
+    serving = dict(case.serving)
+    seed = serving.pop("seed", 0)
+    batch = Batch(*inputs, cumulate(case.lens_q), cumulate(case.lens_k))
+    batch = with_scores(batch, *(serving.get(name) for name in ("softcap", "sinks", "slopes")))
+    batch = with_padding(with_room(batch, serving.get("room", ""), seed), serving.get("padding", 0))
+    if "page_size" in serving:
+        batch = in_pages(batch, serving["page_size"], keep_cu_k=serving["keep_cu_k"], seed=seed)
+    return batch
 
 
 @dataclass
@@ -183,6 +222,8 @@ def _poison(rng, case: Case, clean: list[np.ndarray]) -> Data:
     if case.poison == "none" or not len(sequences):
         return data
     value = rng.choice([np.nan, np.inf, -np.inf])
+    if "softcap" in case.serving and case.poison == "sequence":  # a capped Inf is a number
+        value = np.nan
     for b in rng.choice(sequences, rng.integers(1, 4)):
         rows, keys = slice(cu_q[b], cu_q[b + 1]), slice(cu_k[b], cu_k[b + 1])
         visible = ~hidden(case, b)
@@ -206,12 +247,17 @@ def _poison(rng, case: Case, clean: list[np.ndarray]) -> Data:
     return data
 
 
+def distances(case: Case, b: int) -> np.ndarray:
+    """(rows, keys) of sequence b: of the key from the row's position."""
+    len_q, len_k = case.lens_q[b], case.lens_k[b]
+    return np.arange(len_k) - (np.arange(len_q) + len_k - len_q)[:, None]
+
+
 def hidden(case: Case, b: int) -> np.ndarray:
     """(rows, keys) of sequence b that the mask hides."""
     left, right = case.mask.get("window", (-1, -1))
     right = 0 if case.mask.get("causal") else right
-    len_q, len_k = case.lens_q[b], case.lens_k[b]
-    distance = np.arange(len_k) - (np.arange(len_q) + len_k - len_q)[:, None]
+    distance = distances(case, b)
     return ((left >= 0) & (distance < -left)) | ((right >= 0) & (distance > right))
 
 
@@ -221,36 +267,53 @@ def reference(case: Case, data: Data, library: Any, as_array: Any, rounded: Any)
     heads_q, heads_kv = case.heads
     shape = (heads_kv, heads_q // heads_kv)
     cu_q, cu_k = cumulate(case.lens_q), cumulate(case.lens_k)
+    softcap = case.serving.get("softcap", 0)
+    sink = case.serving.get("sinks", np.full(heads_q, -np.inf))
+    sink = as_array(sink.reshape(*shape, 1, 1))
+    slopes = case.serving.get("slopes", np.zeros(heads_q))
+    slopes = np.broadcast_to(slopes, (len(case.lens_q), heads_q))
     outs, lses = [], []
     for b, (len_q, len_k) in enumerate(zip(case.lens_q, case.lens_k, strict=True)):
         queries = q[cu_q[b] : cu_q[b + 1]].reshape(len_q, *shape, case.head_dims[0])
         keys, values = (x[cu_k[b] : cu_k[b + 1]].swapaxes(0, 1) for x in (k, v))
+        mask, distance = hidden(case, b), distances(case, b)
         if len_k == 0:  # a key of no weight stands in
             keys, values = (as_array(np.zeros((heads_kv, 1, n))) for n in case.head_dims)
-        mask = hidden(case, b) if len_k else np.ones((len_q, 1), bool)
+            mask, distance = np.ones((len_q, 1), bool), np.zeros((len_q, 1))
         # (heads_kv, group, rows, keys)
         scores = queries.swapaxes(0, 1).swapaxes(1, 2) @ keys.swapaxes(1, 2)[:, None]
-        scores = scores * case.softmax_scale + as_array(np.where(mask, -np.inf, 0.0))
+        scores = scores * case.softmax_scale
+        if softcap:
+            scores = softcap * library.tanh(scores / softcap)
+        if slopes[b].any():
+            scores = scores - as_array(slopes[b].reshape(*shape, 1, 1)) * as_array(abs(distance))
+        scores = scores + as_array(np.where(mask, -np.inf, 0.0))
         top = library.amax(scores, -1)[..., None]
         seen = top > -np.inf
         top = library.where(seen, top, library.zeros_like(top))
         p = library.exp(scores - top)
         total = p.sum(-1)[..., None]
         total = library.where(seen, total, total + 1)
-        out = rounded(rounded(p / total) @ values[:, None])  # (heads_kv, group, rows, head_dim_v)
-        lse = library.where(seen, top + library.log(total), top - np.inf)[..., 0]
+        share = total / (total + library.exp(sink - top))
+        # (heads_kv, group, rows, head_dim_v)
+        out = rounded(rounded(p / total) @ values[:, None] * share)
+        lse = library.where(seen, top + library.log(total), top - np.inf)
+        lse = library.logaddexp(lse, sink)[..., 0]
         outs.append(out.swapaxes(1, 2).swapaxes(0, 1).reshape(len_q, heads_q, case.head_dims[1]))
         lses.append(lse.reshape(heads_q, len_q))
     return library.concatenate(outs), library.concatenate(lses, -1)
 
 
-def strides(layout: str, tokens: int, heads: int, head_dim: int) -> tuple[int, int]:
-    """Of a token and of a head, in elements."""
+def strides(layout: str, *shape: int) -> tuple[int, ...]:
+    """Of (tokens, heads, head_dim) or (pages, page_size, heads, head_dim), in elements."""
+    tokens, heads, head_dim = shape[-3:]
     row = heads * head_dim
-    return {
+    token, head = {
         "dense": (row, head_dim),
         "gaps": (row + 32 * heads + 64, head_dim + 32),
         "odd": (row + 1, head_dim),
         "heads first": (head_dim, tokens * head_dim),
         "reversed": (-row, head_dim),
     }[layout]
+    page = tokens * (row if layout == "heads first" else token)
+    return (page, token, head, 1)[-len(shape) :]
