@@ -29,3 +29,18 @@ def test_before_after_asks_an_installation(dtype):
     assert Path(where).name == "exactile"
     assert ready is None
     assert tflops > 0
+
+
+def test_cpu_serving():
+    """Every side is verified before it is timed."""
+    options = "--works=decode", "--batch=3", "--keys=300", "--rounds=1", "--seconds=0.01"
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "cpu_serving.py"), *options],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.split()[1:3] for line in done.stdout.splitlines()[2:]] == [
+        ["decode", "float32"],
+        ["decode", "bfloat16"],
+    ]
