@@ -510,9 +510,10 @@ def plan(
         if keys_follow and page_size is not None:
             if seqused_k is None:
                 raise TypeError(
-                    "plan: expected seqused_k, or cu_seqlens_k or seqlens_k, with page_size"
+                    "plan: expected seqused_k, or cu_seqlens_k or seqlens_k, with page_size, got "
+                    "none of them"
                 )
-            cu_k, seqused_k = cumulated(seqused_k, "seqused_k"), None
+            cu_k, seqused_k = cumulated(_used(seqused_k, cu_q, "k"), "seqused_k"), None
         else:
             cu_k = cu_q if keys_follow else _cu_seqlens(cu_seqlens_k, seqlens_k, "k")
     own, name = None, None
@@ -539,8 +540,8 @@ def plan(
         else boolean(pack_sequences, "pack_sequences"),
         backend="cpu" if backend is None else one_of(backend, "backend"),
         workers=None if workers is None else integer(workers, "workers"),
-        seqused_q=None if seqused_q is None else as_int32(seqused_q, "seqused_q"),
-        seqused_k=None if seqused_k is None else as_int32(seqused_k, "seqused_k"),
+        seqused_q=None if seqused_q is None else _used(seqused_q, cu_q, "q"),
+        seqused_k=None if seqused_k is None else _used(seqused_k, cu_q, "k"),
         page_size=0 if page_size is None else _page_size(page_size),
         user_scheduler=(own.name, own.source, own.like) if own else None,
     )
@@ -591,6 +592,14 @@ def _page_size(value: Any) -> int:
     if page_size < 1:
         raise ValueError(f"plan: expected page_size >= 1, got {page_size}")
     return page_size
+
+
+def _used(seqused: Any, cu_seqlens_q: npt.NDArray[np.int32], side: str) -> npt.NDArray[np.int32]:
+    used = as_int32(seqused, f"seqused_{side}")
+    batch = max(0, len(cu_seqlens_q) - 1)
+    if len(used) != batch:
+        raise ValueError(f"plan: expected seqused_{side} of length batch, {batch}, got {len(used)}")
+    return used
 
 
 def _check_total(total: int | None, planned: int, side: str) -> None:

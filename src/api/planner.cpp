@@ -60,7 +60,8 @@ void check_serving(const PlanRequest& r, const BackendInterface& backend) {
   const bool used = !r.seqused_q.empty() || !r.seqused_k.empty();
   if (!used && r.page_size == 0) return;
   if (r.page_size < 0 || r.page_size > kMostTokens) {
-    fail("expected page_size >= 1, got " + std::to_string(r.page_size));
+    fail("expected page_size from 1 to " + std::to_string(kMostTokens) + ", got " +
+         std::to_string(r.page_size));
   }
   const char* const given = r.page_size > 0 ? "page_size" : "seqused_q or seqused_k";
   if (!backend.serves()) {

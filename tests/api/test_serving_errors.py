@@ -50,7 +50,11 @@ def expected(name: str, got: str = "") -> str:
         (PAGES | dict(page_size=16.0), TypeError, "page_size", "float"),
         (PAGES | dict(page_size=True), TypeError, "page_size", "bool"),
         (PAGES | dict(page_size="16"), TypeError, "page_size", "str"),
+        (PAGES | dict(page_size=INT32_MAX), ValueError, "page_size from 1 to", "2147483647"),
         (PAGES | dict(seqused_k=[-1, 3]), ValueError, "seqused_k", "-1"),
+        (PAGES | dict(seqused_k=[]), ValueError, "seqused_k", "0"),
+        (PAGES | dict(seqused_k=[30, 20, 10]), ValueError, "seqused_k", "3"),
+        (PAGES | dict(seqused_k=[2**30, 2**30]), ValueError, "seqused_k", "2147483648"),
         (PAGES | dict(cu_seqlens_k=[0, 8, 16]), ValueError, "seqused_k", "30"),
         (PAGES | dict(seqlens_k=[30, 19]), ValueError, "seqused_k", "20"),
         (PAGES | dict(cu_seqlens_k=[0, 50]), ValueError, "cu_seqlens_", ""),
@@ -99,7 +103,6 @@ BAD_OPTIONS = {
     "columns that fall": ("block_table", lambda x: x[:, ::-1], "-1"),
     "big-endian table": ("block_table", lambda x: x.astype(">i4"), ">i4"),
     "table of lists": ("block_table", lambda x: x.tolist(), "list"),
-    "no table": ("block_table", lambda _: None, ""),
     "negative page": ("block_table", with_entry(0, 1, -1), "-1"),
     "page past the last": ("block_table", with_entry(1, 1, 8), "8"),
     "page of 31 bits": ("block_table", with_entry(0, 2, INT32_MAX), "2147483647"),
@@ -120,6 +123,9 @@ BAD_OPTIONS = {
     "float64 sinks": ("sinks", lambda x: x.astype(np.float64), "float64"),
     "float16 sinks": ("sinks", lambda x: x.astype(np.float16), "float16"),
     "int sinks": ("sinks", lambda x: np.zeros(4, np.int32), "int32"),
+    "sinks apart": ("sinks", lambda x: np.repeat(x, 2)[::2], "2"),
+    "sinks that fall": ("sinks", lambda x: x[::-1], "-1"),
+    "one sink for all": ("sinks", lambda x: np.broadcast_to(x[0], 4), "0"),
     "list of sinks": ("sinks", lambda x: x.tolist(), "list"),
     # alibi_slopes
     "five slopes": ("alibi_slopes", lambda x: np.resize(x, 5), r"\(5,\)"),
@@ -128,6 +134,7 @@ BAD_OPTIONS = {
     "slopes of rank 3": ("alibi_slopes", lambda x: np.resize(x, (1, 2, 4)), r"\(1, 2, 4\)"),
     "float64 slopes": ("alibi_slopes", lambda x: x.astype(np.float64), "float64"),
     "bool slopes": ("alibi_slopes", lambda x: x > 0, "bool"),
+    "slopes apart": ("alibi_slopes", lambda x: np.repeat([x, x], 2, 1)[:, ::2], "2"),
     "one slope": ("alibi_slopes", lambda x: 0.5, "float"),
 }
 
@@ -179,16 +186,16 @@ def test_arrays(case):
 
 
 def planned_run(batch, page_size=16, **changes):
-    """Run of a plan whose arguments may contradict each other."""
+    """A run of a plan for pages of `page_size`; what it refuses it does not write."""
     serving = batch.serving | changes
     used = {name: serving.pop(name, None) for name in ("seqused_q", "seqused_k")}
     plan = exactile.plan(batch.cu_q, batch.cu_k, page_size=page_size, causal=True, **PLAN, **used)
     out = np.full_like(batch.q, SENTINEL)
     try:
         plan.run(batch.q, batch.k, batch.v, out=out, **serving)
-    finally:
-        assert (out == SENTINEL).all() or page_size == 16
-    return out
+    except ValueError:
+        assert (out == SENTINEL).all()
+        raise
 
 
 def test_another_page_size():
@@ -208,6 +215,17 @@ def test_a_table_without_page_size():
         exactile.varlen_prefill(
             batch.q, batch.k, batch.v, batch.cu_q, batch.cu_k, out=out, block_table=table
         )
+    assert (out == SENTINEL).all()
+
+
+def test_pages_without_a_table():
+    batch = paged_batch()
+    out = np.full_like(batch.q, SENTINEL)
+    with pytest.raises(ValueError, match=r"expected block_table with a plan of page_size=16, got"):
+        planned_run(batch, block_table=None)
+    del batch.serving["block_table"]
+    with pytest.raises(ValueError, match=r"expected k of rank 3 .*, got shape \(8, 16, 2, 64\)"):
+        batch.run(out=out)
     assert (out == SENTINEL).all()
 
 

@@ -17,6 +17,7 @@ from cases import (
     LENS_K,
     LENS_Q,
     POISONED,
+    STRIDED,
     assert_same_bits,
     make_batch,
     poisoned_batches,
@@ -32,6 +33,7 @@ from serving import (
     serve,
     some_sinks,
     some_slopes,
+    tokens,
     with_features,
     with_padding,
     with_room,
@@ -178,6 +180,21 @@ def test_variants_know_the_softmax_scale(scale, features):
     batch.check(*serve(batch))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sinks_that_are_no_numbers(dtype):
+    """NaN stays in its head; beside an infinite sink nothing is left of the values."""
+    batch = make_batch([40, 3], [40, 0], dtype=dtype, causal=True)
+    want, want_lse = serve(batch)
+    sinks = np.array([np.nan, -np.inf, np.inf, -np.inf], np.float32)
+    out, lse = serve(with_scores(batch, sinks=sinks))
+    assert_same_bits(out[:, 1::2], want[:, 1::2])
+    assert_same_bits(lse[1::2], want_lse[1::2])
+    assert np.isnan(out[:40, 0].astype(np.float32)).all()
+    assert np.isnan(lse[0]).all()
+    assert (out[:, 2] == 0).all()
+    assert (lse[2] == np.inf).all()
+
+
 # --- pages ----------------------------------------------------------------------------------------
 
 
@@ -237,6 +254,22 @@ def test_one_head_for_all_and_one_page_for_all():
     assert_same_results(serve(paged), want)
 
 
+@pytest.mark.parametrize("stride", ["rows that fall", "one row for all", "rows far apart"])
+def test_rows_of_the_table_lie_anywhere(stride):
+    batch = make_batch([9, 20, 3], [32, 32, 32])
+    for x in batch.k, batch.v:
+        x[:] = np.tile(x[:32], (3, 1, 1))
+    want = serve(batch)
+    paged = in_pages(batch, 16)
+    table = paged.serving["block_table"].copy()
+    paged.serving["block_table"] = {
+        "rows that fall": np.ascontiguousarray(table[::-1])[::-1],
+        "one row for all": np.broadcast_to(table[1], table.shape),
+        "rows far apart": np.repeat(table, 7, axis=0)[::7],
+    }[stride]
+    assert_same_results(serve(paged), want)
+
+
 def test_pages_beyond_31_bits():
     """The second page lies 2^31 elements behind the first; the memory is never touched."""
     batch = make_batch([5], [30], dtype="float16")
@@ -275,6 +308,29 @@ def test_room_changes_no_bit(sides, poison, dtype, scheduler):
     assert_same_results(counted(roomy, serve(roomy, scheduler=scheduler)), want)
 
 
+def test_padding_without_out():
+    """New results have as many rows as q."""
+    batch = make_batch(LENS_Q, LENS_K)
+    padded = with_padding(batch)
+    out, lse = padded.run()
+    assert out.shape == padded.q.shape
+    assert lse.shape == (4, len(padded.q))
+    assert_same_results(counted(padded, (out, lse)), serve(batch))
+
+
+def test_in_place():
+    """out = q: padding and rows that do not count keep what they have."""
+    batch = make_batch(LENS_Q, LENS_K, causal=True)
+    want = serve(batch)
+    roomy = in_pages(with_padding(with_room(batch, "qk")), 16)
+    rows = tokens(*lengths(roomy)[:2])
+    left = np.delete(roomy.q, rows, axis=0)
+    got = roomy.run(out=roomy.q)
+    assert got[0] is roomy.q
+    assert_same_results(counted(roomy, got), want)
+    assert_same_bits(np.delete(roomy.q, rows, axis=0), left)
+
+
 def test_nothing_is_used():
     batch = make_batch([5, 70], [9, 40])
     batch.serving["seqused_k"] = np.zeros(2, np.int32)
@@ -310,6 +366,16 @@ def test_a_plan_takes_many_runs():
         options = {name: paged.serving[name] for name in ("block_table", "sinks")}
         out, lse = plan.run(paged.q, paged.k, paged.v, return_lse=True, **options)
         paged.check(out, lse)
+
+
+def test_a_policy_of_ones_own():
+    """It walks the tiles of what is used, in pages too."""
+    require("c++")
+    batch = with_features(make_batch(LENS_Q, LENS_K), ["causal", "sinks", "alibi", "seqused_q"])
+    want = counted(batch, serve(batch))
+    policy = exactile.Scheduler("Strided", STRIDED, "ValidOnlyPersistent")
+    for served in batch, with_room(batch, "k"), in_pages(batch, 16), in_pages(batch, 3):
+        assert_same_results(counted(served, serve(served, scheduler=policy)), want)
 
 
 def test_torch():
