@@ -172,8 +172,10 @@ def _attend(
     p = np.exp(scores - top[:, None])
     of_keys = np.where(seen, p.sum(axis=1), 1)
     out = _rounded(p / of_keys[:, None], dtype) @ widened(v, wide)
+    # In base 2, as kernels have it: so a narrow dtype shows what far exponents lose there.
+    log2_e = wide(1 / np.log(2))
     with np.errstate(over="ignore"):  # a sink far above all scores leaves nothing of the values
-        total = of_keys + np.exp(sink - top)
+        total = of_keys + np.exp2(sink * log2_e - top * log2_e)
     out = _rounded(out * (of_keys / total)[:, None], dtype)
     return out, np.logaddexp(np.where(seen, top + np.log(of_keys), -np.inf), sink)
 
