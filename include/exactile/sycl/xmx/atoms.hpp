@@ -9,7 +9,8 @@
 //   ATile         (8, 16) 16-bit   component r = row r, lane k = column k
 //   BTile         (16, 16) 16-bit  component i = rows 2i (low half) and 2i + 1, lane n = column n
 //   Queries       (8 R, 16)        R ATiles
-//   Values        (32, 32)         BTiles: first 16 columns of both row blocks, then the others
+//   Values<32>    (32, 32)         BTiles: first 16 columns of both row blocks, then the others
+//   Values<16>    (16, 32)         BTiles: first 16 columns, then the others
 // A float "per row" has the value of row r in lane r: 16 rows, or 8 and 8 lanes without meaning.
 //
 // What outlives a straight piece of code is not a value but a place: Accumulators<name, ...> and
@@ -27,7 +28,8 @@ using ATile = short __attribute__((ext_vector_type(8)));
 using BTile = int __attribute__((ext_vector_type(8)));
 template <int kRowBlocks>
 using Queries = short __attribute__((ext_vector_type(8 * kRowBlocks)));
-using Values = int __attribute__((ext_vector_type(32)));
+template <int kRows>
+using Values = int __attribute__((ext_vector_type(kRows)));
 /// What an Accumulator holds, as a value.
 using Fragment = float __attribute__((ext_vector_type(8)));
 
@@ -52,9 +54,19 @@ struct Block {
   constexpr int width() const { return columns * count; }
 };
 inline constexpr Block kKeyBlock{8, 16, 1};
-inline constexpr Block kValueBlock{16, 32, 2};
+template <int kRows>
+inline constexpr Block kValueBlock{16, kRows, 2};
 template <int kRowBlocks>
 inline constexpr Block kQueryBlock{16, 8 * kRowBlocks, 1};
+
+/// Where the blocks of a cursor that lie below one another are: in one surface, or each in one of
+/// its own, which differ in what a Run says. Runs are found 16 at a time: each lane has one.
+enum class Surfaces : unsigned char { kOne, kEach };
+struct Run {
+  const void* base;
+  int rows;
+  int y;  ///< of the block
+};
 
 enum class Reduction : unsigned char { kMaximum, kSum };
 

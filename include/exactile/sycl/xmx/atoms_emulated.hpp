@@ -50,23 +50,36 @@ struct Source {
   Position at;
 };
 
-template <class Arch, char kName, int kIndex, Block kBlock_, int kRowBlocks, int kTurns>
+template <class Arch, char kName, int kIndex, Block kBlock_, int kRowBlocks, int kTurns,
+          Surfaces kSurfaces = Surfaces::kOne>
 struct Cursor {
   static constexpr Block kBlock = kBlock_;
-  Surface surface;
-  Position position;
+  static constexpr bool kOneSurface = kSurfaces == Surfaces::kOne;
+  Source sources[kOneSurface ? 1 : kRowBlocks];
 
   void declare() {}
   EXACTILE_HOST_DEVICE void set(const Surface& on, Position at) {
-    surface = on;
-    position = at;
+    for (Source& source : sources) source = {on, kBlock, at};
+  }
+  template <int kRowBlock, int kLane>
+  EXACTILE_HOST_DEVICE void place(const Run& run) {
+    const auto sub_group = ::sycl::ext::oneapi::this_work_item::get_sub_group();
+    const auto base = reinterpret_cast<unsigned long long>(run.base);
+    Source& source = sources[kRowBlock];
+    source.surface.base =
+        reinterpret_cast<const void*>(::sycl::select_from_group(sub_group, base, kLane));
+    source.surface.rows = ::sycl::select_from_group(sub_group, run.rows, kLane);
+    source.at.y = ::sycl::select_from_group(sub_group, run.y, kLane);
   }
   template <int kRows>
   EXACTILE_HOST_DEVICE void move_down() {
-    position.y += kRows;
+    sources[0].at.y += kRows;
   }
   EXACTILE_HOST_DEVICE Source source(int column, int row) const {
-    return {surface, kBlock, {position.x + column, position.y + row}};
+    Source from = sources[kOneSurface ? 0 : row / kBlock.rows];
+    from.at.x += column;
+    if constexpr (kOneSurface) from.at.y += row;
+    return from;
   }
 };
 
@@ -114,21 +127,23 @@ EXACTILE_HOST_DEVICE BTile load_keys(const C& cursor) {
   return block;
 }
 
-EXACTILE_XMX_ATOM void read_values(const Source& from, Values& to) {
+template <int kRows>
+EXACTILE_XMX_ATOM void read_values(const Source& from, Values<kRows>& to) {
   const bool legal = is_legal(from.surface, from.block, from.at.x, 2);
+  constexpr int kPairs = kRows / 2;
 #pragma nounroll
-  for (int i = 0; i < 32; ++i) {  // 16 column blocks + 8 row blocks + pair of rows
-    const int column = from.at.x + i / 16 * 16 + lane();
-    const int row = from.at.y + i % 16 * 2;
+  for (int i = 0; i < kRows; ++i) {  // column block, then pair of rows
+    const int column = from.at.x + i / kPairs * 16 + lane();
+    const int row = from.at.y + i % kPairs * 2;
     const unsigned low = word_at<unsigned short>(from.surface, column, row);
     const unsigned high = word_at<unsigned short>(from.surface, column, row + 1);
     to[i] = static_cast<int>(legal ? low | high << 16 : kNan32);
   }
 }
 template <int kColumn, int kRow, class C>
-EXACTILE_HOST_DEVICE Values load_values(const C& cursor) {
-  Values block;
-  read_values(cursor.source(kColumn, kRow), block);
+EXACTILE_HOST_DEVICE auto load_values(const C& cursor) {
+  Values<C::kBlock.rows> block;
+  read_values<C::kBlock.rows>(cursor.source(kColumn, kRow), block);
   return block;
 }
 
@@ -149,6 +164,7 @@ EXACTILE_XMX_ATOM void store_rows(const Surface& surface, Position at, const ATi
 }
 
 EXACTILE_HOST_DEVICE void keep_order() {}
+EXACTILE_HOST_DEVICE int lane_anew() { return lane(); }
 
 // ---- matrix multiply
 
@@ -217,6 +233,11 @@ EXACTILE_HOST_DEVICE void add_scaled(Accumulator& a, const Fragment& b, float fa
 }
 
 EXACTILE_HOST_DEVICE Fragment value_of(const Accumulator& a) { return a; }
+
+template <class Function>
+EXACTILE_XMX_ATOM void transform(Accumulator& a, float offset, const Function& f) {
+  a = f(a, offset);
+}
 
 EXACTILE_XMX_ATOM void hide(Accumulator& a, int above, int upto) {
 #pragma nounroll

@@ -43,13 +43,17 @@ struct Accumulators {
 
 // ---- 2D block messages
 
+/// lane(). The compiler would keep who is which lane for the whole kernel, and spill it.
+EXACTILE_HOST_DEVICE int lane_anew() {
+  int own;
+  asm volatile("mov (M1_NM,16) %0(0,0)<1> %1(0,0)<1;1,0>" : "=rw"(own) : "rw"(lane()));
+  return own;
+}
+
 /// A message's payload, a register: dwords base (2), width - 1, height - 1, pitch - 1, x, y, shape.
 EXACTILE_HOST_DEVICE int payload(const Surface& surface, Position at, Block block) {
   const auto base = reinterpret_cast<unsigned long long>(surface.base);
-  // Anew each time: the compiler would keep who is which lane for the whole kernel, and spill it.
-  int own;
-  asm volatile("mov (M1_NM,16) %0(0,0)<1> %1(0,0)<1;1,0>" : "=rw"(own) : "rw"(lane()));
-  switch (own) {
+  switch (lane_anew()) {
     case 0:
       return static_cast<int>(base);
     case 1:
@@ -76,12 +80,17 @@ EXACTILE_HOST_DEVICE int payload(const Surface& surface, Position at, Block bloc
 ///
 /// Xe2 takes both distances in the message (descriptor extension: x << 12, y << 22). Before it
 /// every row of blocks has a payload of its own, whose x is written for each message: kTurns
-/// payloads in turn, so that none waits until the message before has been sent.
-template <class Arch, char kName, int kIndex, Block kBlock_, int kRowBlocks, int kTurns>
+/// payloads in turn, so that none waits until the message before has been sent. A surface of its
+/// own takes a payload of its own on any.
+template <class Arch, char kName, int kIndex, Block kBlock_, int kRowBlocks, int kMaxTurns,
+          Surfaces kSurfaces = Surfaces::kOne>
 struct Cursor {
   static constexpr Block kBlock = kBlock_;
   static constexpr bool kOffsetsInMessage = SameAs<Arch, Xe2>;
-  static constexpr int kPayloads = kOffsetsInMessage ? 1 : kRowBlocks * kTurns;
+  static constexpr bool kOneSurface = kSurfaces == Surfaces::kOne;
+  static constexpr int kTurns = kOffsetsInMessage ? 1 : kMaxTurns;
+  static constexpr bool kOnePayload = kOffsetsInMessage && kOneSurface;
+  static constexpr int kPayloads = kOnePayload ? 1 : kRowBlocks * kTurns;
   static constexpr Text name() { return text("exactile_", kName, kIndex); }
 
   EXACTILE_HOST_DEVICE static void declare() {
@@ -95,8 +104,27 @@ struct Cursor {
           (text("mov (M1_NM,16) ", name(), "(", p, ",0)<1> %0(0,0)<1;1,0>\n"))::"rw"(value));
     });
   }
+  /// The block's surface is now the run of a lane, of the width and pitch that were set.
+  template <int kRowBlock, int kLane>
+  EXACTILE_HOST_DEVICE static void place(const Run& run) {
+    const auto base = reinterpret_cast<unsigned long long>(run.base);
+    constexpr auto kLines = [] {
+      constexpr int kFields[] = {0, 1, 3, 6};
+      Text lines;
+      for (int p = kRowBlock * kTurns; p < (kRowBlock + 1) * kTurns; ++p) {
+        for (int i = 0; i < 4; ++i) {
+          lines.append(text("mov (M1_NM,1) ", name(), "(", p, ",", kFields[i], ")<1> %", i, "(0,",
+                            kLane, ")<0;1,0>\n"));
+        }
+      }
+      return lines;
+    };
+    asm volatile((kLines())::"rw"(static_cast<int>(base)), "rw"(static_cast<int>(base >> 32)),
+                 "rw"(run.rows - 1), "rw"(run.y));
+  }
   template <int kRows>
   EXACTILE_HOST_DEVICE static void move_down() {
+    static_assert(kOneSurface);
     unrolled<kPayloads>([](auto p) {
       asm volatile((text("add (M1_NM,1) ", name(), "(", p, ",6)<1> ", name(), "(", p, ",6)<0;1,0> ",
                          kRows, ":d")));
@@ -107,10 +135,10 @@ struct Cursor {
   /// load; 31 stands for 32 result registers.
   static constexpr Text load(const char* descriptor, int registers, int column, int row) {
     Text lines;
-    int from = 0, extension = column << 12 | row << 22;
+    const int from =
+        kOnePayload ? 0 : row / kBlock.rows * kTurns + column / kBlock.width() % kTurns;
+    const int extension = !kOffsetsInMessage ? 0 : column << 12 | (kOneSurface ? row : 0) << 22;
     if (!kOffsetsInMessage) {
-      from = row / kBlock.rows * kTurns + column / kBlock.width() % kTurns;
-      extension = 0;
       lines.append(text("mov (M1_NM,1) ", name(), "(", from, ",5)<1> ", column, ":d\n"));
     }
     lines.append(text("raw_sends.15.1.0.", registers, " (M1_NM,1) ", extension, ":ud ", descriptor,
@@ -137,11 +165,14 @@ EXACTILE_HOST_DEVICE BTile load_keys(C) {
   return block;
 }
 
-/// 32 rows, the 32 columns from kColumn on.
+/// 32 rows, or 16, of the 32 columns from kColumn on.
 template <int kColumn, int kRow, class C>
-EXACTILE_HOST_DEVICE Values load_values(C) {
-  Values block;
-  asm volatile((C::load("0x03F00283", 32, kColumn, kRow)) : "=rw"(block));
+EXACTILE_HOST_DEVICE auto load_values(C) {
+  constexpr int kRows = C::kBlock.rows;
+  static_assert(kRows == 32 || kRows == 16);
+  constexpr const char* kDescriptor = kRows == 32 ? "0x03F00283" : "0x03000283";
+  Values<kRows> block;
+  asm volatile((C::load(kDescriptor, kRows, kColumn, kRow)) : "=rw"(block));
   return block;
 }
 
@@ -255,6 +286,16 @@ EXACTILE_HOST_DEVICE Fragment value_of(A) {
   Fragment value;
   asm volatile((text(kLine(0), kLine(2), kLine(4), kLine(6))) : "=rw"(value));
   return value;
+}
+
+/// a = f(a, offset), of a Fragment.
+template <class A, class Function>
+EXACTILE_HOST_DEVICE void transform(A a, float offset, const Function& f) {
+  constexpr auto kLine = [](int r) {
+    return text("mov (M1_NM,32) ", A::name(), "(", r, ",0)<1> %0(", r, ",0)<1;1,0>\n");
+  };
+  const Fragment value = f(value_of(a), offset);
+  asm volatile((text(kLine(0), kLine(2), kLine(4), kLine(6)))::"rw"(value));
 }
 
 /// Keeps row r where above < r <= upto; -infinity elsewhere.

@@ -7,7 +7,8 @@
 
 namespace exactile::sycl::xmx {
 
-/// Writes O = o / row_sum and the LSE. A row that saw no key has row_sum 0: O = 0, LSE = -inf.
+/// Writes O = o / row_sum and the LSE. A row that saw no key has row_sum 0 (without a sink): O = 0,
+/// LSE = -inf.
 template <class Traits>
 EXACTILE_HOST_DEVICE void store_rows_of(const PrefillParams& params, const Rows& rows,
                                         typename Mainloop<Traits>::Registers& registers,
@@ -15,8 +16,11 @@ EXACTILE_HOST_DEVICE void store_rows_of(const PrefillParams& params, const Rows&
   using Element = typename Traits::Element;
   constexpr int kRowBlocks = Traits::kSubGroupRows / 8;
   const float sum = reduce_rows<Reduction::kSum>(registers.row_sum);
-  const bool seen = sum != 0;
-  const float inverse = seen ? 1.0f / sum : 0.0f;
+  const RowSum<typename Traits::Scores, Math> row_sum(params.scores, sum,
+                                                      references.log2_of_base(params.scale_log2),
+                                                      1.0f, [&] { return rows.head; });
+  const bool seen = row_sum.total() != 0;
+  const float inverse = seen ? 1.0f / row_sum.total() : 0.0f;
   const Surface out =
       head_surface<Traits>(params.out, rows.first, rows.head, rows.count, Traits::kHeadDimV);
   unrolled<Traits::kHeadDimV / 16>([&](auto c) {
@@ -27,9 +31,8 @@ EXACTILE_HOST_DEVICE void store_rows_of(const PrefillParams& params, const Rows&
     });
   });
   if (params.lse && lane() < rows.count) {
-    constexpr float kLn2 = 0.693147180559945309f;
     params.lse[rows.head * params.lse_head_stride + rows.first + lane()] =
-        seen ? (references.log2_of_base(params.scale_log2) + ::sycl::log2(sum)) * kLn2 : -kInfinity;
+        seen ? row_sum.lse(references.log2_of_base(params.scale_log2), 1.0f) : -kInfinity;
   }
 }
 

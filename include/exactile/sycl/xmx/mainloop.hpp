@@ -6,19 +6,11 @@
 // barrier.
 #pragma once
 
+#include <exactile/sycl/tile.hpp>
+#include <exactile/sycl/xmx/kv_blocks.hpp>
 #include <exactile/sycl/xmx/totals.hpp>
 
 namespace exactile::sycl::xmx {
-
-/// The rows of a sub-group: consecutive tokens of one query head.
-struct Rows {
-  int32_t first;        ///< in the packed query tensor
-  int32_t count;        ///< that exist, 1 to 16; the others are computed from zeros
-  int32_t rows_to_end;  ///< of the first row, as Mask counts them
-  int32_t head;
-  int32_t kv_head;
-  int32_t k_begin, k_len;
-};
 
 /// `rows` rows of one head, from `token` on. traits.hpp says which tensors make legal ones.
 template <class Traits, class Pointer>
@@ -32,11 +24,26 @@ EXACTILE_HOST_DEVICE Surface head_surface(const Tensor<Pointer>& tensor, int32_t
           .pitch_bytes = static_cast<int>(tensor.token_stride * 2)};
 }
 
-/// Knows contiguous keys and plain scores alone: others are the portable kernel's.
+/// What variants of the scores compute with (exactile/scores.hpp): of a Fragment at a time.
+struct Math : sycl::Math {
+  /// Absolute error 2e-7, relative 5e-6.
+  EXACTILE_HOST_DEVICE static Fragment tanh(Fragment x) {
+    constexpr float kTwoLog2E = 2.88539008177792682f;
+#pragma unroll
+    for (int r = 0; r < 8; ++r) {
+      const float small = x[r] * ::sycl::fma(x[r] * x[r], -1.0f / 3, 1.0f);
+      const float e = ::sycl::native::exp2(x[r] * kTwoLog2E);
+      const float large = ::sycl::fma(-2.0f, ::sycl::native::recip(1.0f + e), 1.0f);
+      x[r] = ::sycl::fabs(x[r]) < 0.05f ? small : large;
+    }
+    return x;
+  }
+};
+
 template <class Traits>
 class Mainloop {
   using Element = typename Traits::Element;
-  using Arch = typename Traits::Arch;
+  using Scores = typename Traits::Scores;
   static constexpr int kBlockN = Traits::kBlockN;
   static constexpr int kRowBlocks = Traits::kSubGroupRows / 8;
   static constexpr int kKeyBlocks = Traits::kBlockN / 16;
@@ -44,10 +51,6 @@ class Mainloop {
   static constexpr int kPairs = kBlockN / 32;
   static constexpr int kDepth = Traits::kHeadDim / 16;
   static constexpr int kValueBlocks = Traits::kHeadDimV / 32;
-  /// (32, 32) blocks of one block of keys and values, fetched ahead by all sub-groups together.
-  static constexpr int kFetchKeys = kPairs * Traits::kHeadDim / 32;
-  static constexpr int kFetches = kFetchKeys + kPairs * kValueBlocks;
-  static constexpr int kOwnFetches = (kFetches + Traits::kSubGroups - 1) / Traits::kSubGroups;
 
   /// A reference moves when a score is above by more than this, a factor of 2^8.
   static constexpr float kSlack = 8.0f;
@@ -57,54 +60,29 @@ class Mainloop {
   static constexpr Constant<0> kZero{};
 
  public:
-  /// Cursors of the blocks that this sub-group fetches ahead for all.
-  template <int kCount, int kIndex = 0>
-  struct Fetches {
-    Cursor<Arch, 'f', kIndex, kValueBlock, 1, 1> first;
-    Fetches<kCount - 1, kIndex + 1> others;
-
-    template <class Function>
-    EXACTILE_HOST_DEVICE void for_each(Function&& f) {
-      f(first);
-      others.for_each(f);
-    }
-  };
-  template <int kIndex>
-  struct Fetches<0, kIndex> {
-    template <class Function>
-    EXACTILE_HOST_DEVICE void for_each(Function&&) {}
-  };
-
   /// The named registers of the kernel: declared once, used by one mainloop after the other.
   struct Registers {
     Accumulators<'o', kColumnBlocks, kRowBlocks> o;  // (R, Dv)
     Accumulators<'s', kKeyBlocks, kRowBlocks> s;     // (R, N): scores, then probabilities
     Accumulators<'l', 1, kRowBlocks> row_sum;        // (R, 16): each lane's own columns
-    Cursor<Arch, 'q', 0, kQueryBlock<kRowBlocks>, 1, 2> q;
-    Cursor<Arch, 'k', 0, kKeyBlock, kKeyBlocks, 1> k;
-    Cursor<Arch, 'v', 0, kValueBlock, kPairs, 2> v;
-    Fetches<kOwnFetches> fetches;
+    Cursor<typename Traits::Arch, 'q', 0, kQueryBlock<kRowBlocks>, 1, 2> q;
+    KvCursors<Traits> kv;
 
     EXACTILE_HOST_DEVICE void declare() {
       o.declare();
       s.declare();
       row_sum.declare();
       q.declare();
-      k.declare();
-      v.declare();
-      fetches.for_each([](auto& cursor) { cursor.declare(); });
+      kv.declare();
     }
   };
 
   EXACTILE_HOST_DEVICE Mainloop(const PrefillParams& params, const Rows& rows, int sub_group)
       : scale_(params.scale_log2),
-        rows_(rows),
-        sub_group_(sub_group),
+        score_params_(params.scores),
+        k_len_(rows.k_len),
         q_(head_surface<Traits>(params.q, rows.first, rows.head, rows.count, Traits::kHeadDim)),
-        k_(head_surface<Traits>(params.k, rows.k_begin, rows.kv_head, rows.k_len,
-                                Traits::kHeadDim)),
-        v_(head_surface<Traits>(params.v, rows.k_begin, rows.kv_head, rows.k_len,
-                                Traits::kHeadDimV)) {
+        kv_(params, rows, sub_group) {
     const Mask mask = params.mask;
     const int32_t last = rows.rows_to_end - rows.count + 1;
     const KeyRange any = mask.any_visible(rows.rows_to_end, last, rows.k_len);
@@ -117,6 +95,10 @@ class Mainloop {
     const int64_t position = int64_t{rows.k_len} - rows.rows_to_end;
     low_ = mask.left < 0 ? -kFar : clamp(position - mask.left);
     high_ = mask.right < 0 ? kFar : clamp(position + mask.right + 1);
+    if constexpr (Scores::kChanges) {
+      position_ = rows.k_len - rows.rows_to_end;
+      slope_ = Scores::slope(params.scores, rows.first, rows.head);
+    }
   }
 
   /// Leaves o and row_sum in the registers and returns what their exponentials are relative to.
@@ -154,16 +136,7 @@ class Mainloop {
 
   EXACTILE_HOST_DEVICE void start(Registers& registers, QueryTiles& queries) const {
     registers.q.set(q_, {0, 0});
-    registers.k.set(k_, {0, begin_});
-    registers.v.set(v_, {0, begin_});
-    int index = sub_group_;
-    registers.fetches.for_each([&](auto& cursor) {
-      const bool is_key = index < kFetchKeys;
-      const int block = is_key ? index : index - kFetchKeys;
-      const int columns = is_key ? Traits::kHeadDim / 32 : Traits::kHeadDimV / 32;
-      cursor.set(is_key ? k_ : v_, {block % columns * 32, begin_ + kBlockN + block / columns * 32});
-      index = (index + Traits::kSubGroups) % kFetches;
-    });
+    kv_.start(registers.kv, begin_);
     if constexpr (Traits::kKeepsQueries) {
       unrolled<kDepth>([&](auto d) { queries[d] = load_queries<d * 16>(registers.q); });
     }
@@ -172,10 +145,11 @@ class Mainloop {
   /// The block of keys from n on. False: it is to be visited again.
   EXACTILE_HOST_DEVICE bool attend(int32_t n, const QueryTiles& queries, Registers& registers,
                                    State& state) const {
-    registers.fetches.for_each([](auto& cursor) { prefetch(cursor); });
+    registers.kv.fetches.for_each([](auto& cursor, auto) { prefetch(cursor); });
     scores(queries, registers);
-    const Values values = load_values<0, 0>(registers.v);  // on their way during the softmax
+    const ValueTiles values = values_of<0>(registers);  // on their way during the softmax
     keep_order();
+    if constexpr (Scores::kChanges) change(n, registers);
     if (n < state.plain || n >= unmasked_end_) {
       hide_unseen(n, registers);
       if (state.plain == kFar && set_references(registers, state)) state.plain = unmasked_begin_;
@@ -187,9 +161,7 @@ class Mainloop {
     });
     if (any_above(registers.s, kSlack) && !move_references(registers, state)) return false;
     add_values(values, registers);
-    registers.k.template move_down<kBlockN>();
-    registers.v.template move_down<kBlockN>();
-    registers.fetches.for_each([](auto& cursor) { cursor.template move_down<kBlockN>(); });
+    kv_.move_down(registers.kv, n);
     return true;
   }
 
@@ -200,7 +172,23 @@ class Mainloop {
   template <int kStep>
   EXACTILE_HOST_DEVICE static Keys keys_of(Registers& registers) {
     constexpr int kColumn = kStep / kPairs * 8, kRow = kStep % kPairs * 32;
-    return {{load_keys<kColumn, kRow>(registers.k), load_keys<kColumn, kRow + 16>(registers.k)}};
+    return {
+        {load_keys<kColumn, kRow>(registers.kv.k), load_keys<kColumn, kRow + 16>(registers.kv.k)}};
+  }
+
+  /// 32 keys, 32 columns: the kStep'th operands of p v. A part has kRunKeys keys.
+  struct ValueTiles {
+    Values<Traits::kRunKeys> parts[32 / Traits::kRunKeys];
+  };
+  template <int kStep>
+  EXACTILE_HOST_DEVICE static ValueTiles values_of(Registers& registers) {
+    constexpr int kColumn = kStep % kValueBlocks * 32, kRow = kStep / kValueBlocks * 32;
+    if constexpr (Traits::kRunKeys == 32) {
+      return {{load_values<kColumn, kRow>(registers.kv.v)}};
+    } else {
+      return {{load_values<kColumn, kRow>(registers.kv.v),
+               load_values<kColumn, kRow + 16>(registers.kv.v)}};
+    }
   }
 
   /// s = q k^T. The operands of a step are asked for one step ahead.
@@ -233,10 +221,25 @@ class Mainloop {
     });
   }
 
+  EXACTILE_HOST_DEVICE void change(int32_t n, Registers& registers) const {
+    const auto change = [this](Fragment s, float key_to_row) {
+      Fragment distance;
+#pragma unroll
+      for (int r = 0; r < 8; ++r) distance[r] = ::sycl::fabs(key_to_row - static_cast<float>(r));
+      return Scores::template change<Math>(score_params_, s, Fragment(slope_), distance);
+    };
+    unrolled<kKeyBlocks>([&](auto j) {
+      const int32_t key = n + j * 16 + lane();
+      unrolled<kRowBlocks>([&](auto i) {
+        transform(registers.s.at(j, i), static_cast<float>(key - position_ - i * 8), change);
+      });
+    });
+  }
+
   EXACTILE_HOST_DEVICE void hide_unseen(int32_t n, Registers& registers) const {
     unrolled<kKeyBlocks>([&](auto j) {
       const int32_t key = n + j * 16 + lane();
-      const bool exists = key < rows_.k_len;
+      const bool exists = key < k_len_;
       unrolled<kRowBlocks>([&](auto i) {
         hide(registers.s.at(j, i), exists ? key - high_ - i * 8 : 8, key - low_ - i * 8);
       });
@@ -306,9 +309,10 @@ class Mainloop {
   }
 
   /// s = 2^s, row_sum += s, o += s v. The operands of a step are asked for one step ahead.
-  EXACTILE_HOST_DEVICE static void add_values(const Values& first, Registers& registers) {
+  EXACTILE_HOST_DEVICE static void add_values(const ValueTiles& first, Registers& registers) {
     constexpr int kSteps = kValueBlocks * kPairs;
-    Values values[kSteps];
+    constexpr int kTiles = Traits::kRunKeys / 16;  // of a part, below one another
+    ValueTiles values[kSteps];
     values[0] = first;
     ATile p[kKeyBlocks][kRowBlocks];  // (R, N)
     unrolled<kSteps>([&](auto step) {
@@ -324,17 +328,14 @@ class Mainloop {
           });
         });
       }
-      if constexpr (step + 1 < kSteps) {
-        constexpr int kNext = step + 1;
-        values[kNext] =
-            load_values<kNext % kValueBlocks * 32, kNext / kValueBlocks * 32>(registers.v);
-      }
+      if constexpr (step + 1 < kSteps) values[step + 1] = values_of<step + 1>(registers);
       keep_order();
       unrolled<2>([&](auto c) {
         unrolled<2>([&](auto h) {
           unrolled<kRowBlocks>([&](auto i) {
-            multiply<Element, false, 0, c * 2 + h>(registers.o.at(Constant<column * 2 + c>{}, i),
-                                                   p[pair * 2 + h][i], values[step]);
+            multiply<Element, false, 0, c * kTiles + h % kTiles>(
+                registers.o.at(Constant<column * 2 + c>{}, i), p[pair * 2 + h][i],
+                values[step].parts[h / kTiles]);
           });
         });
       });
@@ -346,12 +347,15 @@ class Mainloop {
   }
 
   const float scale_;
-  const Rows rows_;
-  const int sub_group_;
-  const Surface q_, k_, v_;
+  const ScoreParams& score_params_;
+  const int32_t k_len_;
+  const Surface q_;
+  const KvBlocks<Traits> kv_;
   int32_t begin_, end_;                    // keys that some row sees; begin_ at a block's
   int32_t unmasked_begin_, unmasked_end_;  // blocks that all rows see whole
   int32_t low_, high_;                     // row r sees the keys [low_ + r, high_ + r) that exist
+  int32_t position_;                       // of row 0, as Mask says it; where scores change
+  float slope_;                            // of all rows; where scores change
 };
 
 }  // namespace exactile::sycl::xmx

@@ -49,22 +49,29 @@ struct RegisterTile<192, 192> {
   static constexpr bool kKeepsQueries = false;
 };
 
-template <class Element_, int kHeadDim_, int kHeadDimV_, class Arch_>
+template <class Element_, int kHeadDim_, int kHeadDimV_, class Arch_,
+          class KvLayout_ = ContiguousKv, class Scores_ = PlainScores>
 struct Traits {
   using Element = Element_;
   using Arch = Arch_;
+  using KvLayout = KvLayout_;
+  using Scores = Scores_;
   static_assert(SameAs<Element, Fp16> || SameAs<Element, Bf16>);
   static_assert(SameAs<Arch, XeHpc> || SameAs<Arch, Xe2>);
   using Tile = RegisterTile<kHeadDim_, kHeadDimV_>;
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kHeadDimV = kHeadDimV_;
 
-  static constexpr int kSubGroup = 16;                        // work-items
-  static constexpr int kSubGroups = 8;                        // they share K and V through L1
-  static constexpr int kSubGroupRows = Tile::kRows;           // of one head
-  static constexpr bool kKeepsQueries = Tile::kKeepsQueries;  // else read anew for every block
+  static constexpr int kSubGroup = 16;               // work-items
+  static constexpr int kSubGroups = 8;               // they share K and V through L1
+  static constexpr int kSubGroupRows = Tile::kRows;  // of one head
+  /// Else they are read anew for every block: pages and other scores take registers.
+  static constexpr bool kKeepsQueries =
+      Tile::kKeepsQueries && KvLayout::kOneRun && !Scores::kChanges;
   static constexpr int kBlockM = kSubGroupRows * kSubGroups;
   static constexpr int kBlockN = Tile::kBlockN;
+  /// Keys in a message, which have to be a run: with pages, a page is a number of these.
+  static constexpr int kRunKeys = KvLayout::kOneRun ? 32 : 16;
   static constexpr int kThreads = kSubGroups * kSubGroup;
   static constexpr int kLocalBytes = 0;   // besides the scheduler's
   static constexpr int kRegisters = 256;  // of a hardware thread: the large register file
