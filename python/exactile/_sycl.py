@@ -147,7 +147,7 @@ def device_info(queue: Any) -> dict[str, Any]:
 
 
 def planning_target(
-    queue: Any, dtype: str, head_dim: int, head_dim_v: int
+    queue: Any, dtype: str, head_dim: int, head_dim_v: int, page_size: int = 0
 ) -> tuple[str, int | None]:
     """Kernel that a plan is made for, and the work-groups that run at a time, if a device says.
 
@@ -155,6 +155,8 @@ def planning_target(
     ----------
     queue : dpctl.SyclQueue or None
         None: the default device, where there is one.
+    page_size : int
+        Keys in a page; 0: no pages.
     """
     info = None
     if queue is not None:
@@ -164,8 +166,9 @@ def planning_target(
             info = device_info(default_queue())
         except RuntimeError:  # plans need no device
             info = None
-    kernel = _choose_kernel(info, dtype, head_dim, head_dim_v)
-    shape = _core.sycl_shape(kernel, dtype, head_dim, head_dim_v)
+    wanted = dtype, head_dim, head_dim_v, page_size
+    kernel = _choose_kernel(info, *wanted)
+    shape = _core.sycl_shape(kernel, *wanted)
     if info is None or shape is None:
         return kernel, None
     if info["is_cpu"]:
@@ -176,12 +179,16 @@ def planning_target(
     return kernel, max(1, at_a_time)
 
 
-def _choose_kernel(info: dict[str, Any] | None, dtype: str, head_dim: int, head_dim_v: int) -> str:
+def _choose_kernel(
+    info: dict[str, Any] | None, dtype: str, head_dim: int, head_dim_v: int, page_size: int = 0
+) -> str:
     """Name of the kernel for a device; EXACTILE_SYCL_KERNEL forces one."""
     if forced := os.environ.get("EXACTILE_SYCL_KERNEL"):
         return forced
     own = f"xmx_{info['xmx']}" if info else ""
-    if own in _core.SYCL_KERNELS and _core.sycl_shape(own, dtype, head_dim, head_dim_v):
+    if own in _core.SYCL_KERNELS and _core.sycl_shape(
+        own, dtype, head_dim, head_dim_v, page_size
+    ):
         return own
     return "portable"
 

@@ -579,7 +579,9 @@ def _ask_device(request: dict[str, Any], stream: Any) -> None:
     elif backend == "sycl":
         queue = None if stream is None else _sycl.queue_of(None, stream)
         dims = request["head_dim"], request["head_dim_v"]
-        kernel, at_a_time = _sycl.planning_target(queue, request["dtype"], *dims)
+        kernel, at_a_time = _sycl.planning_target(
+            queue, request["dtype"], *dims, request["page_size"]
+        )
         request["sycl_kernel"] = kernel
         if request["workers"] is None:
             request["workers"] = at_a_time

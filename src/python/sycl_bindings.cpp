@@ -34,15 +34,18 @@ using KernelFields = std::tuple<int, int, int, std::string, std::string>;
 
 KernelFields fields_of(const KernelSpec& spec) {
   const InstanceSpec& of = spec.instance;
-  const Shape shape = shape_of(spec.kernel, of.dtype, of.head_dim, of.head_dim_v);
+  const Shape shape = shape_of(
+      spec.kernel, {.dtype = of.dtype, .head_dim = of.head_dim, .head_dim_v = of.head_dim_v});
   const jit::Program program = make_program(spec);
   return {shape.threads, shape.local_bytes, shape.registers, program.source,
           program.name_expression};
 }
 
-/// Those of a plan's kernel, for tests and benchmarks.
-KernelFields kernel_of(const Plan& plan) {
-  return fields_of({.instance = instance_spec(plan), .kernel = plan.sycl_kernel});
+/// Those of a plan's kernel, for tests and benchmarks. `general`: with general scores.
+KernelFields kernel_of(const Plan& plan, bool general) {
+  KernelSpec spec{.instance = instance_spec(plan), .kernel = plan.sycl_kernel};
+  if (general) spec.instance.scores = ScoresKind::kGeneral;
+  return fields_of(spec);
 }
 
 /// KernelLoader: the SYCL compiler is a process of its own, which _sycl.py starts. A queue goes
@@ -74,15 +77,18 @@ nb::bytes schedule_of(const Plan& plan, uint64_t counter) {
                                   .counter = reinterpret_cast<int32_t*>(counter)}));
 }
 
-/// (block_m, block_n, threads, local_bytes, registers), or None where the kernel has no such row.
+/// (block_m, block_n, threads, local_bytes, registers), or None where the kernel has no such row or
+/// does not take the pages.
 std::optional<std::tuple<int, int, int, int, int>> shape(const std::string& kernel,
                                                          const std::string& dtype, int64_t head_dim,
-                                                         int64_t head_dim_v) {
-  const SyclKernel which = kernel_named(kernel);
-  if (!has_row(which, dtype_named(dtype), head_dim, head_dim_v)) return std::nullopt;
-  const Shape found = shape_of(which, dtype_named(dtype), head_dim, head_dim_v);
-  return std::tuple(found.block_m, found.block_n, found.threads, found.local_bytes,
-                    found.registers);
+                                                         int64_t head_dim_v, int64_t page_size) {
+  const auto found = find_shape(kernel_named(kernel), {.dtype = dtype_named(dtype),
+                                                       .head_dim = head_dim,
+                                                       .head_dim_v = head_dim_v,
+                                                       .page_size = page_size});
+  if (!found) return std::nullopt;
+  return std::tuple(found->block_m, found->block_n, found->threads, found->local_bytes,
+                    found->registers);
 }
 
 jit::Program program(const std::string& source, const std::string& name_expression) {
@@ -135,8 +141,9 @@ void bind(nb::module_& m) {
   m.def("sycl_use_runtime", &use_runtime, "table"_a.none());
   m.def("sycl_check_process", [] { runtime(); });
   m.def("sycl_schedule", &schedule_of, "plan"_a, "counter"_a);
-  m.def("sycl_kernel", &kernel_of, "plan"_a);
-  m.def("sycl_shape", &shape, "kernel"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a);
+  m.def("sycl_kernel", &kernel_of, "plan"_a, "general"_a = false);
+  m.def("sycl_shape", &shape, "kernel"_a, "dtype"_a, "head_dim"_a, "head_dim_v"_a,
+        "page_size"_a = 0);
   m.def("sycl_look_up", &look_up, "source"_a, "name_expression"_a, "wheel"_a);
   m.def("sycl_keep", &keep, "source"_a, "name_expression"_a, "wheel"_a, "name"_a, "image"_a);
   nb::list flags, kernels;

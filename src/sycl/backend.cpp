@@ -12,8 +12,10 @@ class SyclBackend final : public BackendInterface {
   /// Every visit of the XMX kernel reads K and V from the second-level cache, which on paper bounds
   /// it before its arithmetic does: where rows cost the same, fewer visits win. Not measured.
   Target target(const PlanRequest& request) const override {
-    const Shape shape =
-        shape_of(request.sycl_kernel, request.dtype, request.head_dim, request.head_dim_v);
+    const Shape shape = shape_of(request.sycl_kernel, {.dtype = request.dtype,
+                                                       .head_dim = request.head_dim,
+                                                       .head_dim_v = request.head_dim_v,
+                                                       .page_size = request.page_size});
     return {
         .tile = {.block_m = shape.block_m, .block_n = shape.block_n, .row_step = shape.row_step},
         .key_step = 1,
@@ -25,6 +27,8 @@ class SyclBackend final : public BackendInterface {
   ListOrder best_order(const Plan& plan, double mean_m_blocks) const override {
     return order_for_shared_cache(plan, mean_m_blocks, 16 << 20);
   }
+
+  bool serves() const override { return true; }
 
   std::string refuse_memory(const Device& device) const override {
     if (device.type == kDeviceOneApi) return {};

@@ -25,7 +25,8 @@ constexpr Shape shape_of_traits() {
           .row_step = Traits::kSubGroupRows,
           .threads = Traits::kThreads,
           .local_bytes = Traits::kLocalBytes,
-          .registers = kRegisters};
+          .registers = kRegisters,
+          .page_step = Traits::kPageStep};
 }
 
 template <class Element, int kHeadDim, int kHeadDimV>
@@ -52,18 +53,10 @@ const std::vector<KernelRow<Shapes>>& rows() {
   return all;
 }
 
-std::optional<Shape> find_shape(SyclKernel kernel, Dtype dtype, int64_t head_dim,
-                                int64_t head_dim_v) {
-  if (const Shapes* shapes = find_row(rows(), dtype, head_dim, head_dim_v)) {
-    return shapes->of[static_cast<int>(kernel)];
-  }
-  return std::nullopt;
-}
-
 /// Where the templates of a kernel lie, and what one of its instances is told besides the row.
 struct Family {
   const char* name;              ///< folder and namespace
-  const char* traits_arguments;  ///< after the head dims: ", Architecture"
+  const char* traits_arguments;  ///< between head dims and layout: ", Architecture"
   const char* macros;            ///< before the headers
 };
 
@@ -83,24 +76,33 @@ std::string traits_name(const KernelSpec& spec, const Family& family) {
   const InstanceSpec& of = spec.instance;
   return std::string("exactile::sycl::") + family.name + "::Traits<" + element_name(of.dtype) +
          ", " + std::to_string(of.head_dim) + ", " + std::to_string(of.head_dim_v) +
-         family.traits_arguments + ">";
+         family.traits_arguments + ", exactile::" + name_of(of.layout, kKvLayoutNames) +
+         ", exactile::" + name_of(of.scores, kScoresNames) + ">";
 }
 
 }  // namespace
 
-bool has_row(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v) {
-  return find_shape(kernel, dtype, head_dim, head_dim_v).has_value();
+std::optional<Shape> find_shape(SyclKernel kernel, const Wanted& wanted) {
+  const Shapes* const shapes = find_row(rows(), wanted.dtype, wanted.head_dim, wanted.head_dim_v);
+  if (!shapes) return std::nullopt;
+  const std::optional<Shape>& shape = shapes->of[static_cast<int>(kernel)];
+  return shape && wanted.page_size % shape->page_step == 0 ? shape : std::nullopt;
 }
 
-Shape shape_of(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v) {
-  const auto shape = find_shape(kernel, dtype, head_dim, head_dim_v);
-  if (!shape) {
-    throw std::invalid_argument(std::string("exactile: sycl: the ") +
-                                name_of(kernel, kSyclKernelNames) + " kernel does not take " +
-                                name_of(dtype, kDtypeNames) + " with head dims (" +
-                                std::to_string(head_dim) + ", " + std::to_string(head_dim_v) + ")");
+Shape shape_of(SyclKernel kernel, const Wanted& wanted) {
+  if (const auto shape = find_shape(kernel, wanted)) return *shape;
+  std::string refused = std::string("exactile: sycl: the ") + name_of(kernel, kSyclKernelNames) +
+                        " kernel does not take " + name_of(wanted.dtype, kDtypeNames) +
+                        " with head dims (" + std::to_string(wanted.head_dim) + ", " +
+                        std::to_string(wanted.head_dim_v) + ")";
+  if (wanted.page_size > 0) {
+    refused += " in pages of " + std::to_string(wanted.page_size) + " keys";
+    const Wanted packed{wanted.dtype, wanted.head_dim, wanted.head_dim_v};
+    if (const auto shape = find_shape(kernel, packed)) {
+      refused += ", but of multiples of " + std::to_string(shape->page_step);
+    }
   }
-  return *shape;
+  throw std::invalid_argument(refused);
 }
 
 jit::Program make_program(const KernelSpec& spec) {

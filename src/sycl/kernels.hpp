@@ -3,6 +3,7 @@
 #pragma once
 
 #include <exactile/platform.hpp>
+#include <optional>
 #include <vector>
 
 #include "base/kernel_spec.hpp"
@@ -18,6 +19,7 @@ struct Shape {
   int32_t threads;      ///< work-items of a work-group
   int32_t local_bytes;  ///< work-group local memory
   int32_t registers;    ///< of a hardware thread: 128, or 256 and half as many threads
+  int32_t page_step;    ///< the keys of a page are a multiple of it
 };
 
 /// What a plan is made for where no device says how many work-groups it runs at a time: the Xe
@@ -32,11 +34,19 @@ struct KernelSpec {
   friend auto operator<=>(const KernelSpec&, const KernelSpec&) = default;
 };
 
-/// Whether a kernel has Traits for this row of support.def; the portable one has for all.
-bool has_row(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v);
+/// What a kernel is asked for; `page_size` 0: no pages.
+struct Wanted {
+  Dtype dtype;
+  int64_t head_dim, head_dim_v;
+  int64_t page_size = 0;
+};
 
-/// Throws std::invalid_argument where there is no such row.
-Shape shape_of(SyclKernel kernel, Dtype dtype, int64_t head_dim, int64_t head_dim_v);
+/// Null where a kernel has no Traits for this row of support.def, or does not take the pages; the
+/// portable one takes all.
+std::optional<Shape> find_shape(SyclKernel kernel, const Wanted& wanted);
+
+/// Throws std::invalid_argument where there is none.
+Shape shape_of(SyclKernel kernel, const Wanted& wanted);
 
 jit::Program make_program(const KernelSpec& spec);
 

@@ -12,15 +12,24 @@ namespace {
 
 Queue* queue_of(const PrefillArgs& args) { return reinterpret_cast<Queue*>(args.options.stream); }
 
-PrefillParams make_params(const Plan& plan, const PrefillArgs& args) {
+PrefillParams make_params(const Plan& plan, const PrefillArgs& args, const ScheduleMemory& lists) {
   PrefillParams params{};
-  static_cast<CommonParams&>(params) = common_params(plan, args, nullptr);
+  static_cast<CommonParams&>(params) = common_params(plan, args, lists.cu_seqlens_q);
   params.work_groups = args.extras.work_groups;
   return params;
 }
 
-KernelSpec spec_of(const Plan& plan, bool count) {
-  return {.instance = instance_spec(plan), .kernel = plan.sycl_kernel, .count = count};
+KernelSpec spec_of(const Plan& plan, const PrefillArgs& args) {
+  return {.instance = instance_spec(plan, args.options),
+          .kernel = plan.sycl_kernel,
+          .count = args.extras.work_groups != nullptr};
+}
+
+Wanted wanted_by(const Plan& plan) {
+  return {.dtype = plan.dtype,
+          .head_dim = plan.head_dim,
+          .head_dim_v = plan.head_dim_v,
+          .page_size = plan.page_size};
 }
 
 /// What a kernel uses until it is done.
@@ -31,35 +40,55 @@ struct Held {
 
 /// "expected tokens and heads of q on 64-byte boundaries ...", or empty.
 std::string refuse_alignment(const char* name, const ArrayRef& array) {
-  const Tensor<void*> tensor = tensor_of<void*>(array);
+  const KvTensor tensor = kv_tensor_of(array);
   if (xmx::is_reachable(tensor)) return "";
-  return std::string("expected tokens and heads of ") + name +
+  const bool paged = array.rank > 3;
+  return std::string("expected ") + (paged ? "pages, " : "") + "tokens and heads of " + name +
          " on 64-byte boundaries for the XMX kernel, got strides of " +
+         (paged ? std::to_string(tensor.page_stride) + ", " : "") +
          std::to_string(tensor.token_stride) + " and " + std::to_string(tensor.head_stride) +
          " elements from address " + std::to_string(reinterpret_cast<uint64_t>(tensor.data)) +
          "; copy the array, or set EXACTILE_SYCL_KERNEL=portable before the plan is made";
 }
 
+/// "expected q in memory of the queue's context ...", or empty.
+std::string refuse_context(Queue* queue, const char* name, const ArrayRef& array) {
+  bool reachable = !array.has_elements();
+  if (!reachable) check(runtime(), runtime().is_reachable(queue, array.data, &reachable));
+  if (reachable) return "";
+  return std::string("expected ") + name +
+         " in memory of the queue's context, got an array of another context; make both from one "
+         "queue, or copy the array";
+}
+
 }  // namespace
 
 std::string refusal(const Plan& plan, const PrefillArgs& args) {
-  const std::pair<const char*, const ArrayRef&> arrays[] = {
-      {"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
+  struct Named {
+    const char* name;
+    const ArrayRef& array;
+  };
+  const Named tensors[] = {{"q", args.q}, {"k", args.k}, {"v", args.v}, {"out", args.out}};
   if (plan.sycl_kernel != SyclKernel::kPortable) {
-    for (const auto& [name, array] : arrays) {
-      const std::string refused = array.shape[0] > 0 ? refuse_alignment(name, array) : "";
+    for (const auto& [name, array] : tensors) {
+      const std::string refused = array.has_elements() ? refuse_alignment(name, array) : "";
       if (!refused.empty()) return refused;
     }
   }
-  if (!queue_of(args)) return "expected a SYCL queue to run on, got none";
-  const RuntimeTable& table = runtime();
-  for (const auto& [name, array] : arrays) {
-    bool reachable = array.shape[0] == 0;
-    if (!reachable) check(table, table.is_reachable(queue_of(args), array.data, &reachable));
-    if (reachable) continue;
-    return std::string("expected ") + name +
-           " in memory of the queue's context, got an array of another context; make both from one "
-           "queue, or copy the array";
+  Queue* const queue = queue_of(args);
+  if (!queue) return "expected a SYCL queue to run on, got none";
+  for (const auto& [name, array] : tensors) {
+    const std::string refused = refuse_context(queue, name, array);
+    if (!refused.empty()) return refused;
+  }
+  const RunOptions& options = args.options;
+  const std::pair<const char*, const std::optional<ArrayRef>&> others[] = {
+      {"block_table", options.block_table},
+      {"sinks", options.sinks},
+      {"alibi_slopes", options.alibi_slopes}};
+  for (const auto& [name, array] : others) {
+    const std::string refused = array ? refuse_context(queue, name, *array) : "";
+    if (!refused.empty()) return refused;
   }
   return "";
 }
@@ -76,12 +105,14 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   const RuntimeTable& table = runtime();
   Queue* const queue = queue_of(args);
   DevicePlan& memory = static_cast<DevicePlans&>(*plan.memory).on(queue, plan);
-  const bool count = args.extras.work_groups;
-  std::atomic<const Kernel*>& kernel = memory.kernels[count];
-  if (!kernel) kernel = loaded_kernel(queue, memory.place(), spec_of(plan, count));
+  const KernelSpec spec = spec_of(plan, args);
+  std::atomic<const Kernel*>& kernel =
+      memory.kernels[static_cast<int>(spec.instance.scores)][spec.count];
+  if (!kernel) kernel = loaded_kernel(queue, memory.place(), spec);
   Counter* const counter = has_counter(plan.scheduler) ? memory.counter(queue) : nullptr;
-  const PrefillParams params = make_params(plan, args);
-  const std::string schedule = sycl::schedule(plan, memory.lists(counter));
+  const ScheduleMemory lists = memory.lists(counter);
+  const PrefillParams params = make_params(plan, args, lists);
+  const std::string schedule = sycl::schedule(plan, lists);
   const Launch launch{
       .kernel = kernel,
       .params = &params,
@@ -90,8 +121,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
       .schedule_bytes = schedule.size(),
       .counter = counter,
       .work_groups = static_cast<std::size_t>(plan.launched),
-      .threads = static_cast<std::size_t>(
-          shape_of(plan.sycl_kernel, plan.dtype, plan.head_dim, plan.head_dim_v).threads),
+      .threads = static_cast<std::size_t>(shape_of(plan.sycl_kernel, wanted_by(plan)).threads),
       .held = new Held{.arrays = args.extras.arrays, .memory = plan.memory},
       .release = [](void* held) { delete static_cast<Held*>(held); }};
   check(table, table.launch(queue, &launch));

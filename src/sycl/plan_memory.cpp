@@ -2,35 +2,44 @@
 #include "sycl/plan_memory.hpp"
 
 #include <algorithm>
-#include <string_view>
+#include <string>
 
 namespace exactile::sycl {
 namespace {
 
-/// cu_seqlens_q, cu_seqlens_k, records; each of the first two in `cu_bytes`.
-std::string pack_lists(const Plan& plan, std::size_t cu_bytes) {
-  const auto text = [](const auto* data, std::size_t bytes) {
-    return std::string_view(reinterpret_cast<const char*>(data), bytes);
+/// f(list, values in it) for those that there are.
+template <class Function>
+void for_each_list(const Plan& plan, ScheduleMemory& lists, Function f) {
+  const auto visit = [&](auto*& list, std::size_t size) {
+    if (list) f(list, size);
   };
-  std::string bytes(text(plan.cu_seqlens_q.data(), plan.cu_seqlens_q.size() * sizeof(int32_t)));
-  bytes.resize(cu_bytes);
-  bytes += text(plan.cu_seqlens_k.data(), plan.cu_seqlens_k.size() * sizeof(int32_t));
-  bytes.resize(2 * cu_bytes);
-  return bytes +=
-         text(plan.records.get(), plan.records ? plan.num_records * sizeof(TileRecord) : 0);
+  visit(lists.cu_seqlens_q, plan.cu_seqlens_q.size());
+  visit(lists.cu_seqlens_k, plan.cu_seqlens_k.size());
+  visit(lists.seqused_q, plan.seqused_q.size());
+  visit(lists.seqused_k, plan.seqused_k.size());
+  visit(lists.records, plan.num_records);
+}
+
+/// Up to where the next list begins: a record is aligned to its size.
+std::size_t padded(std::size_t bytes) {
+  return ceil_div(bytes, sizeof(TileRecord)) * sizeof(TileRecord);
 }
 
 }  // namespace
 
 DevicePlan::DevicePlan(const Plan& plan, const Queue* queue, const Place* place)
-    : runtime_(runtime()),
-      place_(place),
-      // Records, behind both, are aligned to 16.
-      cu_bytes_(
-          ceil_div<std::size_t>(plan.cu_seqlens_q.size() * sizeof(int32_t), sizeof(TileRecord)) *
-          sizeof(TileRecord)) {
-  const std::string lists = pack_lists(plan, cu_bytes_);
-  check(runtime_, runtime_.make_memory(queue, lists.data(), lists.size(), &memory_));
+    : runtime_(runtime()), place_(place), lists_(host_lists(plan)) {
+  std::string bytes;
+  for_each_list(plan, lists_, [&]<class T>(const T* list, std::size_t size) {
+    bytes.append(reinterpret_cast<const char*>(list), size * sizeof(T));
+    bytes.resize(padded(bytes.size()));
+  });
+  check(runtime_, runtime_.make_memory(queue, bytes.data(), bytes.size(), &memory_));
+  const auto* next = static_cast<const char*>(runtime_.address_of(memory_));
+  for_each_list(plan, lists_, [&]<class T>(const T*& list, std::size_t size) {
+    list = reinterpret_cast<const T*>(next);
+    next += padded(size * sizeof(T));
+  });
 }
 
 Counter* DevicePlan::counter(const Queue* queue) const {
@@ -40,11 +49,9 @@ Counter* DevicePlan::counter(const Queue* queue) const {
 }
 
 ScheduleMemory DevicePlan::lists(const Counter* counter) const {
-  const auto* const begin = static_cast<const char*>(runtime_.address_of(memory_));
-  return {.cu_seqlens_q = reinterpret_cast<const int32_t*>(begin),
-          .cu_seqlens_k = reinterpret_cast<const int32_t*>(begin + cu_bytes_),
-          .records = reinterpret_cast<const TileRecord*>(begin + 2 * cu_bytes_),
-          .counter = counter ? counter->data : nullptr};
+  ScheduleMemory lists = lists_;
+  if (counter) lists.counter = counter->data;
+  return lists;
 }
 
 DevicePlan& DevicePlans::on(const Queue* queue, const Plan& plan) {

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/kernel_spec.hpp"
 #include "base/launch_params.hpp"
 #include "base/plan.hpp"
 #include "sycl/driver.hpp"
@@ -27,14 +28,14 @@ class DevicePlan {
   /// Where the policy finds its lists, and a counter or null.
   ScheduleMemory lists(const Counter* counter) const;
 
-  /// Loaded on first use; [1] counts work-groups, for tests.
-  std::atomic<const Kernel*> kernels[2] = {};
+  /// Loaded on first use, by the variant of the scores; [1] counts work-groups, for tests.
+  std::atomic<const Kernel*> kernels[kNumScores][2] = {};
 
  private:
   const RuntimeTable& runtime_;
   const Place* const place_;
-  const std::size_t cu_bytes_;
   DeviceMemory* memory_ = nullptr;
+  ScheduleMemory lists_;  // in it, but for the counter
 };
 
 /// Belongs to a Plan; launches hold it until their kernels are done.

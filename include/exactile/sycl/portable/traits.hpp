@@ -23,6 +23,7 @@ struct Traits {
   static constexpr int kRowBytes = kHeadDim * static_cast<int>(sizeof(Element));
   static constexpr int kBlockM = kRowBytes <= 256 ? 128 : kRowBytes <= 512 ? 64 : 32;
   static constexpr int kBlockN = 32;
+  static constexpr int kPageStep = 1;  // the keys of a page are a multiple of it
   static constexpr int kThreads = kBlockM / kSubGroupRows * kSubGroup;
   static_assert(kHeadDim % kSubGroup == 0 && kHeadDimV % kSubGroup == 0);
   static_assert(kBlockN % kSubGroup == 0);

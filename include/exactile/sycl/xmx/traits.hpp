@@ -11,13 +11,14 @@ namespace exactile::sycl::xmx {
 struct XeHpc {};  ///< Ponte Vecchio
 struct Xe2 {};    ///< Battlemage, Lunar Lake
 
-/// Whether 2D block messages reach a tensor whose tokens and heads lie on 64-byte boundaries, as
-/// those of a contiguous one do. Strides in elements of 16 bits.
-EXACTILE_HOST_DEVICE bool is_reachable(const Tensor<void*>& tensor) {
+/// Whether 2D block messages reach a tensor whose tokens, heads and pages lie on 64-byte
+/// boundaries, as those of a contiguous one do. Strides in elements of 16 bits.
+EXACTILE_HOST_DEVICE bool is_reachable(const KvTensor& tensor) {
   constexpr int64_t kAligned = 32, kPitchLimit = 1 << 23;
   return reinterpret_cast<unsigned long long>(tensor.data) % 64 == 0 &&
          tensor.token_stride % kAligned == 0 && tensor.head_stride % kAligned == 0 &&
-         tensor.token_stride > 0 && tensor.token_stride <= kPitchLimit;
+         tensor.page_stride % kAligned == 0 && tensor.token_stride > 0 &&
+         tensor.token_stride <= kPitchLimit;
 }
 
 /// What the registers of a sub-group hold. Defined where supported.
@@ -70,8 +71,10 @@ struct Traits {
       Tile::kKeepsQueries && KvLayout::kOneRun && !Scores::kChanges;
   static constexpr int kBlockM = kSubGroupRows * kSubGroups;
   static constexpr int kBlockN = Tile::kBlockN;
-  /// Keys in a message, which have to be a run: with pages, a page is a number of these.
-  static constexpr int kRunKeys = KvLayout::kOneRun ? 32 : 16;
+  /// The keys of a page are a multiple of it.
+  static constexpr int kPageStep = 16;
+  /// Keys in a message of values: they are a run.
+  static constexpr int kRunKeys = KvLayout::kOneRun ? 32 : kPageStep;
   static constexpr int kThreads = kSubGroups * kSubGroup;
   static constexpr int kLocalBytes = 0;   // besides the scheduler's
   static constexpr int kRegisters = 256;  // of a hardware thread: the large register file
