@@ -186,9 +186,7 @@ def _choose_kernel(
     if forced := os.environ.get("EXACTILE_SYCL_KERNEL"):
         return forced
     own = f"xmx_{info['xmx']}" if info else ""
-    if own in _core.SYCL_KERNELS and _core.sycl_shape(
-        own, dtype, head_dim, head_dim_v, page_size
-    ):
+    if own in _core.SYCL_KERNELS and _core.sycl_shape(own, dtype, head_dim, head_dim_v, page_size):
         return own
     return "portable"
 

@@ -313,6 +313,50 @@ def constant(batch: int, *, seqlen_q: int = 1024, seqlen_k: int | None = None) -
     return Lengths(*(np.full(batch, length, np.int32) for length in (seqlen_q, seqlen_k)))
 
 
+def mixed(
+    batch: int,
+    *,
+    prefills: int | None = None,
+    low: int = 4096,
+    high: int = 16384,
+    seed: int = SEED,
+) -> Lengths:
+    """A step of an engine: decode steps of one token, and behind them prompts.
+
+    Parameters
+    ----------
+    batch : int
+        Number of sequences.
+    prefills : int, optional
+        How many of them are prompts, of low // 2 to high // 2 tokens. Default: one in 40, and at
+        least one.
+    low, high : int
+        Keys of a decode step: uniform from low to high.
+    seed : int
+        Seed of the generator.
+
+    Returns
+    -------
+    Lengths
+        kv lengths of the prompts equal their q lengths.
+
+    Raises
+    ------
+    ValueError
+        A parameter is out of range.
+    """
+    prefills = min(batch, max(1, batch // 40)) if prefills is None else prefills
+    _integers(0, batch=batch, prefills=prefills, seed=seed)
+    _integers(2, low=low)
+    _integers(low, high=high)
+    if prefills > batch:
+        raise ValueError(f"prefills: expected at most batch, {batch}, got {prefills}")
+    rng = np.random.default_rng(seed)
+    keys = rng.integers(low, high + 1, batch - prefills)
+    prompts = rng.integers(low // 2, high // 2 + 1, prefills)
+    return _lengths(np.concatenate([np.ones_like(keys), prompts]), np.concatenate([keys, prompts]))
+
+
 def trace(
     batch: int | None,
     path: str | Path,
@@ -352,7 +396,7 @@ def trace(
 
 
 DISTRIBUTIONS: dict[str, Callable[..., Lengths]] = {
-    f.__name__: f for f in (zipf, normal, uniform, lognormal, constant)
+    f.__name__: f for f in (zipf, normal, uniform, lognormal, constant, mixed)
 }
 """The distributions by name; each is called as `f(batch, **parameters)`."""
 

@@ -23,6 +23,7 @@ import exactile
 from abilities import needs, require
 from command_line import SMALL, plans, records
 from exactile.tools import bench, cli, options, report
+from exactile.tools.tolerance import compare
 
 GOLDEN = [
     "--backend=cpu",
@@ -133,6 +134,36 @@ def test_bench_verifies(
         assert r["gbps"] == pytest.approx(r["plan"]["bytes"] / r["median_ms"] / 1e6)
         assert r["command"].startswith("exactile bench --backend=cpu --batch=5 ")
         assert r["version"] == exactile.__version__
+
+
+@pytest.mark.parametrize(
+    ("serving", "said"),
+    [
+        (["--page_size=16", "--seq_len_kv_cache=70"], "pages       of 16 keys"),
+        (["--page_size=7", "--varlen", "--varlen_dist=zipf"], "pages       of 7 keys"),
+        (["--window=9"], "mask        window, 8 keys left and 0 right"),
+        (["--softcap=0.5", "--sinks", "--alibi"], "scores      softcap 0.5, sinks, ALiBi"),
+        (["--page_size=3", "--softcap=0"], "pages       of 3 keys"),
+    ],
+)
+def test_bench_of_serving(
+    serving: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.json"
+    options = [*SMALL, "--is_causal", "--dtype=float32", *serving, "--compare"]
+    assert cli.main(["bench", *options, f"--json={path}"]) == 0
+    assert said in capsys.readouterr().out.splitlines()
+    results = records(path)
+    assert [r["verification"]["of_tolerance"] <= 1 for r in results] == [True] * 3
+    keys = {r["plan"]["max_seqlen_k"] for r in results}
+    if "--seq_len_kv_cache=70" in serving:
+        assert keys == {40 + 70}
+
+
+def test_scores_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is verified without them is wrong."""
+    monkeypatch.setattr(bench, "compare", lambda *a, softcap, **o: compare(*a, **o))
+    assert cli.main(["bench", *SMALL, "--softcap=0.5"]) == 1
 
 
 def test_bench_without_verification(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

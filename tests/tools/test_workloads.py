@@ -13,7 +13,16 @@ import pytest
 from abilities import needs
 from cases import ROOT
 from exactile import _core, workloads
-from exactile.workloads import DISTRIBUTIONS, constant, lognormal, normal, trace, uniform, zipf
+from exactile.workloads import (
+    DISTRIBUTIONS,
+    constant,
+    lognormal,
+    mixed,
+    normal,
+    trace,
+    uniform,
+    zipf,
+)
 
 # Lengths of the C++ benchmark of intel/sycl-tla pull request 516, made with libstdc++.
 # fmt: off
@@ -64,14 +73,20 @@ def test_ranges() -> None:
     heavy = lognormal(20000, mean=512, max_len=8192)
     assert 480 < heavy.q.mean() < 530
     assert heavy.q.max() <= 8192
+    step = mixed(90, prefills=3, low=10, high=20)
+    assert step.q[:87].tolist() == [1] * 87
+    assert set(step.k[:87]) <= set(range(10, 21))
+    assert step.q[87:].tolist() == step.k[87:].tolist()
+    assert set(step.q[87:]) <= set(range(5, 11))
+    assert [np.sum(mixed(batch).q > 1) for batch in (0, 1, 39, 80)] == [0, 1, 1, 2]
     assert zipf(5000, max_len=100, round_to=1).q.max() <= 100
 
 
-@pytest.mark.parametrize("name", ["zipf", "normal", "uniform", "lognormal"])
+@pytest.mark.parametrize("name", ["zipf", "normal", "uniform", "lognormal", "mixed"])
 def test_seed_decides(name: str) -> None:
     draw = DISTRIBUTIONS[name]
-    assert draw(50, seed=1).q.tolist() == draw(50, seed=1).q.tolist()
-    assert draw(50, seed=1).q.tolist() != draw(50, seed=2).q.tolist()
+    assert draw(50, seed=1).k.tolist() == draw(50, seed=1).k.tolist()
+    assert draw(50, seed=1).k.tolist() != draw(50, seed=2).k.tolist()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +103,8 @@ def test_seed_decides(name: str) -> None:
         ("normal", {"mean": 1e12}, "2147483647"),
         ("uniform", {"low": 5, "high": 4}, "high"),
         ("lognormal", {"sigma": float("inf")}, "sigma"),
+        ("mixed", {"prefills": 5}, "prefills: expected at most batch, 4, got 5"),
+        ("mixed", {"low": 8, "high": 7}, "high"),
         ("constant", {"seqlen_q": -1}, "seqlen_q"),
         ("constant", {"seqlen_q": 2**31}, "2147483647"),
     ],
@@ -98,7 +115,9 @@ def test_bad_parameters(name: str, parameters: dict[str, Any], message: str) -> 
 
 
 def test_unknown_distribution_lists_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"zipf, normal, uniform, lognormal, constant, got 'zpf'"):
+    with pytest.raises(
+        ValueError, match=r"zipf, normal, uniform, lognormal, constant, mixed, got 'zpf'"
+    ):
         workloads.distribution("zpf")
 
 

@@ -54,6 +54,14 @@ class KvSource {
   }
   bool finite_only() const { return finite_only_; }
 
+  /// Brings keys [n0, n1), as far as they exist, into the second-level cache.
+  void prefetch(int n0, int n1) const {
+    for (int n = n0; n < min(n1, k_len_); ++n) {
+      prefetch_row(k_[n], params_.head_dim);
+      prefetch_row(v_[n], params_.head_dim_v);
+    }
+  }
+
   /// V of a key of the sequence as it is, Inf and NaN included: (Dv,).
   const Element* value(int n) const { return v_[n]; }
 

@@ -49,6 +49,8 @@ class Mainloop {
     for (int n0 = keys.begin / kBlockN * kBlockN; n0 < keys.end; n0 += kBlockN) {
       if (n0 % Traits::kGroupKeys == 0 && n0 > keys.begin) groups.end_group();
       const int n1 = min(n0 + kBlockN, keys.end);
+      // One panel is soon computed: what comes next has to be under way.
+      ahead_ = panels == 1 ? KeyRange{n1, min(n1 + kBlockN, keys.end)} : KeyRange{0, 0};
       const KvBlock<Traits> block = source_.block(n0);
       for (int p = 0; p < panels; ++p) {
         const int vectors = min(ceil_div(rows - p * kPanel, kLanes), Traits::kVectors);
@@ -60,6 +62,15 @@ class Mainloop {
   }
 
  private:
+  /// Between two steps of a micro-kernel, of which a block and panel has 30 or, with tile
+  /// registers, 6: no more lines at a time than can be under way.
+  EXACTILE_INLINE void fetch_ahead() {
+    constexpr int kKeys = Traits::kProduct == Product::kBf16Tile ? 11 : 2;
+    if (ahead_.begin >= ahead_.end) return;
+    source_.prefetch(ahead_.begin, min(ahead_.begin + kKeys, ahead_.end));
+    ahead_.begin += kKeys;
+  }
+
   template <int kVecs>
   EXACTILE_INLINE void dispatch(int vectors, const KvBlock<Traits>& block, int n0, int n1,
                                 int panel) {
@@ -86,7 +97,8 @@ class Mainloop {
 
     float* const s = scratch_.s;
     const Scalar* const q = scratch_.q + int64_t{row} * params_.head_dim / kPerScalar;
-    Kernel::template scores<kVecs>(block.k, q, params_.head_dim / kPerScalar, num_keys, s);
+    Kernel::template scores<kVecs>(block.k, q, params_.head_dim / kPerScalar, num_keys, s,
+                                   [&] { fetch_ahead(); });
     next_.step();
     if constexpr (Traits::Scores::kChanges) {
       if (params_.scores.change()) change<kVecs>(row, first_key, num_keys, s);
@@ -95,10 +107,10 @@ class Mainloop {
     Floats alpha[kVecs];
     softmax<kVecs>(scale_, num_keys, scratch_.row_max + row, scratch_.row_sum + row, s, alpha);
     next_.step();
-    Kernel::template values<kVecs>(block.v, reinterpret_cast<const Scalar*>(s),
-                                   ceil_div(num_keys, kPerScalar), params_.head_dim_v, alpha,
-                                   scratch_.is_empty[panel],
-                                   scratch_.o + int64_t{row} * params_.head_dim_v);
+    Kernel::template values<kVecs>(
+        block.v, reinterpret_cast<const Scalar*>(s), ceil_div(num_keys, kPerScalar),
+        params_.head_dim_v, alpha, scratch_.is_empty[panel],
+        scratch_.o + int64_t{row} * params_.head_dim_v, [&] { fetch_ahead(); });
     scratch_.is_empty[panel] = false;
     if (source_.finite_only()) {
       for (int n = 0; n < num_keys; ++n) {
@@ -244,6 +256,7 @@ class Mainloop {
   const KvSource<Traits>& source_;
   Scratch<Traits>& scratch_;
   Prefetch<Traits>& next_;
+  KeyRange ahead_{};  ///< keys to be fetched meanwhile
 };
 
 }  // namespace EXACTILE_CPU_ISA

@@ -74,11 +74,13 @@ struct MicroKernel {
   /// 6 -> 4 -> 2 -> 1: nothing is left of 64 keys, or of 128 dims, but what one step takes.
   static constexpr int smaller_step(int rows) { return rows > 4 ? 4 : rows / 2; }
 
-  /// s[key][P] for the keys [key, num_keys), kRows at a time; what is left goes to smaller steps.
-  template <int kVecs, int kRows = Traits::kKeys>
+  /// s[key][P] for the keys [key, num_keys), kRows at a time, between() before each; what is left
+  /// goes to smaller steps.
+  template <int kVecs, int kRows = Traits::kKeys, class Between>
   EXACTILE_INLINE static void scores(const Broadcast& k, const Scalar* q, int k_steps, int num_keys,
-                                     float* s, int key = 0) {
+                                     float* s, Between between, int key = 0) {
     for (; key + kRows <= num_keys; key += kRows) {
+      between();
       Floats acc[kRows][kVecs] = {};
       multiply<kRows, kVecs>({k.data + key * k.row_stride, k.row_stride, k.k_stride}, q, k_steps,
                              acc);
@@ -88,17 +90,20 @@ struct MicroKernel {
         for (int v = 0; v < kVecs; ++v) store(s + (key + r) * kPanel + v * kLanes, acc[r][v]);
       }
     }
-    if constexpr (kRows > 1) scores<kVecs, smaller_step(kRows)>(k, q, k_steps, num_keys, s, key);
+    if constexpr (kRows > 1) {
+      scores<kVecs, smaller_step(kRows)>(k, q, k_steps, num_keys, s, between, key);
+    }
   }
 
   /// o[d][P] = alpha[P] * o[d][P] + sum_key v(d, key) * p[key][P] for d in [d, head_dim_v).
   /// `fresh`: o holds nothing yet.
-  template <int kVecs, int kRows = Traits::kDims>
+  template <int kVecs, int kRows = Traits::kDims, class Between>
   EXACTILE_INLINE static void values(const Broadcast& v, const Scalar* p, int k_steps,
                                      int head_dim_v, const Floats (&alpha)[kVecs], bool fresh,
-                                     float* o, int d = 0) {
+                                     float* o, Between between, int d = 0) {
     constexpr bool kChained = Traits::kChain == Chain::kGroup;
     for (; d + kRows <= head_dim_v; d += kRows) {
+      between();
       float* const to = o + d * kPanel;
       Floats acc[kRows][kVecs] = {};
       if (kChained && !fresh) {
@@ -122,7 +127,7 @@ struct MicroKernel {
           to, [](Floats& sum, float* at, int) EXACTILE_LAMBDA_INLINE { store(at, sum); }, acc);
     }
     if constexpr (kRows > 1) {
-      values<kVecs, smaller_step(kRows)>(v, p, k_steps, head_dim_v, alpha, fresh, o, d);
+      values<kVecs, smaller_step(kRows)>(v, p, k_steps, head_dim_v, alpha, fresh, o, between, d);
     }
   }
 

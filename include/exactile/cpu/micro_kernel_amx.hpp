@@ -36,10 +36,11 @@ struct MicroKernel<Traits, Product::kBf16Tile> {
     EXACTILE_INLINE ~Session() { _tile_release(); }
   };
 
-  template <int kVecs>
+  template <int kVecs, class Between>
   EXACTILE_INLINE static void scores(const Broadcast& k, const Scalar* q, int k_steps, int num_keys,
-                                     float* s) {
+                                     float* s, Between between) {
     for (int key = 0; key < num_keys; key += 32) {
+      between();
       _tile_zero(0);
       _tile_zero(1);
       _tile_zero(2);
@@ -49,12 +50,13 @@ struct MicroKernel<Traits, Product::kBf16Tile> {
     }
   }
 
-  template <int kVecs>
+  template <int kVecs, class Between>
   EXACTILE_INLINE static void values(const Broadcast& v, const Scalar* p, int k_steps,
                                      int head_dim_v, const Floats (&alpha)[kVecs], bool fresh,
-                                     float* o) {
+                                     float* o, Between between) {
     if (!fresh) rescale<kVecs>(head_dim_v, alpha, o);
     for (int d = 0; d < head_dim_v; d += 32) {
+      between();
       if (fresh) {
         _tile_zero(0);
         _tile_zero(1);

@@ -33,9 +33,10 @@ class Prefetch {
       for (; q_ < end; ++q_) {
         for (int h = 0; h < heads_; ++h) {
           const int64_t token = record_.q_begin + q_;
-          row(static_cast<const Element*>(params_.q.data) + token * params_.q.token_stride +
-                  (first_head_ + h) * params_.q.head_stride,
-              params_.head_dim);
+          prefetch_row(static_cast<const Element*>(params_.q.data) +
+                           token * params_.q.token_stride +
+                           (first_head_ + h) * params_.q.head_stride,
+                       params_.head_dim);
         }
       }
     } else if (k_ < min(record_.k_len, kBlockN)) {
@@ -43,20 +44,14 @@ class Prefetch {
       const KvRows v(params_.v, params_.pages, record_.k_begin, kv_head_);
       const int end = min(k_ + 2 * kTokens, min(record_.k_len, kBlockN));
       for (; k_ < end; ++k_) {
-        row(k[k_], params_.head_dim);
-        row(v[k_], params_.head_dim_v);
+        prefetch_row(k[k_], params_.head_dim);
+        prefetch_row(v[k_], params_.head_dim_v);
       }
     }
   }
 
  private:
   static constexpr int kTokens = 8;
-
-  EXACTILE_INLINE static void row(const Element* at, int head_dim) {
-    for (int d = 0; d < head_dim; d += 64 / static_cast<int>(sizeof(Element))) {
-      __builtin_prefetch(at + d, 0, 2);
-    }
-  }
 
   const PrefillParams& params_;
   TileRecord record_{};

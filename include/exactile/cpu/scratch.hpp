@@ -7,6 +7,14 @@
 namespace exactile::cpu {
 inline namespace EXACTILE_CPU_ISA {
 
+/// Brings a row into the second-level cache.
+template <class Element>
+EXACTILE_INLINE void prefetch_row(const Element* row, int size) {
+  for (int d = 0; d < size; d += 64 / static_cast<int>(sizeof(Element))) {
+    __builtin_prefetch(row + d, 0, 2);
+  }
+}
+
 /// Working memory of one worker, carved out of one 64-byte aligned buffer.
 template <class Traits>
 struct Scratch {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 import exactile
+from exactile._arrays import running_sums
 from exactile.planning import Plan
 from exactile.tools.machines import Machine
+from exactile.tools.memory import key_rows
 from exactile.tools.peers import Peer
 from exactile.tools.reference import to_bfloat16, widened
 from exactile.tools.tolerance import Verification, compare
@@ -28,11 +30,11 @@ _DRAWN = 1 << 22
 
 
 class Data(NamedTuple):
-    """Packed inputs; bfloat16 is uint16 storage."""
+    """Inputs; bfloat16 is uint16 storage."""
 
     q: npt.NDArray[Any]  # (total_q, num_heads_q, head_dim)
-    k: npt.NDArray[Any]  # (total_k, num_heads_kv, head_dim)
-    v: npt.NDArray[Any]  # (total_k, num_heads_kv, head_dim_v)
+    k: npt.NDArray[Any]  # (total_k, num_heads_kv, head_dim), or in pages
+    v: npt.NDArray[Any]  # (total_k, num_heads_kv, head_dim_v), or in pages
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,24 @@ def random_data(plan: Plan, seed: int) -> Data:
             part[:] = to_bfloat16(drawn) if bfloat16 else drawn
         return x
 
-    total_q, total_k = (int(seqlens.sum(dtype=np.int64)) for seqlens in plan.seqlens)
+    total_q, total_k = int(plan.seqlens.q.sum(dtype=np.int64)), key_rows(plan)
+    keys = (total_k // plan.page_size, plan.page_size) if plan.page_size else (total_k,)
     return Data(
         tensor(total_q, plan.num_heads_q, plan.head_dim),
-        tensor(total_k, plan.num_heads_kv, plan.head_dim),
-        tensor(total_k, plan.num_heads_kv, plan.head_dim_v),
+        tensor(*keys, plan.num_heads_kv, plan.head_dim),
+        tensor(*keys, plan.num_heads_kv, plan.head_dim_v),
     )
+
+
+def random_block_table(plan: Plan, seed: int) -> npt.NDArray[np.int32]:
+    """Pages of a plan's sequences, in random order: int32, (batch, most pages of one)."""
+    pages = -(-plan.seqlens.k.astype(np.int64) // plan.page_size)
+    order = np.random.default_rng(seed).permutation(int(pages.sum())).astype(np.int32)
+    begins = running_sums(pages)
+    columns = np.arange(pages.max(initial=0))
+    places = np.minimum(begins[:-1, None] + columns, max(0, order.size - 1))
+    table: npt.NDArray[np.int32] = np.where(columns < pages[:, None], order[places], -1)
+    return table.astype(np.int32)
 
 
 def sampled_rows(plan: Plan) -> list[tuple[int, int]]:
@@ -134,7 +148,11 @@ def sampled_rows(plan: Plan) -> list[tuple[int, int]]:
 
 
 def verify(
-    plan: Plan, data: Data, out: npt.NDArray[Any], lse: npt.NDArray[np.float32]
+    plan: Plan,
+    data: Data,
+    out: npt.NDArray[Any],
+    lse: npt.NDArray[np.float32],
+    options: Mapping[str, Any] = {},
 ) -> Verification:
     """Compare sampled rows of a run with the float64 reference.
 
@@ -144,14 +162,26 @@ def verify(
         What was run.
     out : ndarray, (total_q, num_heads_q, head_dim_v)
     lse : float32 ndarray, (num_heads_q, total_q)
+    options
+        Of the run; arrays on the host.
 
     Returns
     -------
     Verification
     """
-    cu_seqlens = Lengths(*plan.seqlens).cu_seqlens
+    cu_seqlens_q, cu_seqlens_k = Lengths(*plan.seqlens).cu_seqlens
+    keys: dict[str, Any] = {"cu_seqlens_k": cu_seqlens_k}
+    if plan.page_size:
+        keys = {"cu_seqlens_k": None, "seqused_k": plan.seqlens.k}
     rows = sampled_rows(plan)
-    return compare((out, lse), *data, *cu_seqlens, dtype=plan.dtype, rows=rows, window=plan.window)
+    return compare(
+        *((out, lse), *data, cu_seqlens_q),
+        **keys,
+        dtype=plan.dtype,
+        rows=rows,
+        window=plan.window,
+        **options,
+    )
 
 
 def measure(
@@ -163,6 +193,7 @@ def measure(
     warmup: int,
     verified: bool,
     command: str,
+    options: Mapping[str, Any] = {},
     peer: Callable[..., Peer] | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Result:
@@ -182,6 +213,8 @@ def measure(
         Compare sampled rows with the reference first.
     command : str
         Recorded in the result.
+    options
+        Of the runs; arrays on the host.
     peer : callable, optional
         Makes a Peer from plan, q, k and v, to be timed in turns with ours.
     progress : callable
@@ -192,18 +225,19 @@ def measure(
     Result
     """
     inputs = [machine.put(x) for x in data]
-    out = machine.empty(inputs[0], (*data.q.shape[:2], data.v.shape[2]))
+    given = {k: machine.put(x) if isinstance(x, np.ndarray) else x for k, x in options.items()}
+    out = machine.empty(inputs[0], (*data.q.shape[:2], data.v.shape[-1]))
     other = peer(plan, *inputs) if peer else None
     verification = None
     if verified:
         progress(f"{plan.scheduler}: verify")
-        _, lse = plan.run(*inputs, out=out, return_lse=True)
-        verification = verify(plan, data, machine.get(out), machine.get(lse))
+        _, lse = plan.run(*inputs, out=out, return_lse=True, **given)
+        verification = verify(plan, data, machine.get(out), machine.get(lse), options)
     times_ms: list[float] = []
     peer_times_ms: list[float] = []
     for i in range(min(0, verified - warmup), iterations):  # below 0: warming up
         progress(f"{plan.scheduler}: " + (f"run {i + 1} of {iterations}" if i >= 0 else "warm up"))
-        times_ms += machine.milliseconds(lambda: plan.run(*inputs, out=out), plan.bytes)
+        times_ms += machine.milliseconds(lambda: plan.run(*inputs, out=out, **given), plan.bytes)
         if other:
             peer_times_ms += machine.milliseconds(other, plan.bytes)
     times_ms = times_ms[-iterations:]

@@ -19,7 +19,7 @@ from functools import partial
 import exactile
 from exactile.planning import Plan
 from exactile.tools import completion, memory, options
-from exactile.tools.bench import measure, plan_fields, random_data
+from exactile.tools.bench import measure, plan_fields, random_block_table, random_data
 from exactile.tools.machines import Machine, machine_of
 from exactile.tools.peers import Fa3, Peer, TorchSdpa
 from exactile.tools.plot import tile_map
@@ -32,6 +32,7 @@ from exactile.tools.report import (
     info_table,
     progress_bar,
     result_table,
+    scores_text,
 )
 
 _USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
@@ -146,6 +147,9 @@ def _bench(args: argparse.Namespace) -> int:
         if reason := options.why_not_the_gpu(args):
             lines.print(reason)
         lines.print(batch_text(plans))
+        run_options = options.score_options(args)
+        if run_options:
+            lines.print(scores_text(run_options))
         if "Individual" in options.chosen_schedulers(args):
             lines.print(baseline_text(options.plans(args, lengths, ["auto"])[0]))
         lines.print("")
@@ -153,6 +157,8 @@ def _bench(args: argparse.Namespace) -> int:
             with progress_bar(1 + len(plans) * runs) as progress:
                 progress("random data")
                 data = random_data(first, args.seed)
+                if first.page_size:
+                    run_options["block_table"] = random_block_table(first, args.seed)
                 for plan in plans:
                     result = measure(
                         plan,
@@ -162,6 +168,7 @@ def _bench(args: argparse.Namespace) -> int:
                         warmup=args.warmup,
                         verified=bool(args.verify),
                         command=args.command_line,
+                        options=run_options,
                         peer=peer,
                         progress=progress,
                     )

@@ -53,9 +53,18 @@ def records_bytes(total_q: int, batch: int, heads_per_tile: int) -> int:
     return (total_q // tile_tokens + batch) * _RECORD_BYTES
 
 
+def key_rows(plan: Plan) -> int:
+    """Keys that there is room for: those of the sequences, or of all their pages."""
+    keys = plan.seqlens.k.astype(np.int64)
+    if plan.page_size:
+        keys = -(-keys // plan.page_size) * plan.page_size
+    return int(keys.sum())
+
+
 def tensors_bytes(plan: Plan) -> int:
     """Bytes of q, k, v, out and lse."""
-    total_q, total_k = (int(seqlens.sum(dtype=np.int64)) for seqlens in plan.seqlens)
+    total_q = int(plan.seqlens.q.sum(dtype=np.int64))
+    total_k = key_rows(plan)
     q_and_out = total_q * plan.num_heads_q * (plan.head_dim + plan.head_dim_v)
     k_and_v = total_k * plan.num_heads_kv * (plan.head_dim + plan.head_dim_v)
     itemsize = 4 if plan.dtype == "float32" else 2

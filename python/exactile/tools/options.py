@@ -6,6 +6,7 @@ Names and defaults are those of the benchmark of intel/sycl-tla pull request 516
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -51,6 +52,7 @@ _REFUSES = {
     ),
     "trace": ("seq_len_qo", "seq_len_kv", "kv_equals_q", "varlen", "varlen_dist"),
     "compare": ("scheduler",),
+    **dict.fromkeys(("peers", "timeline"), ("page_size", "softcap", "sinks", "alibi")),
 }
 _NEEDS = {"varlen_dist": "varlen", "kv_equals_q": "varlen", "trace_column": "trace"}
 """What would have no effect beside, or without, what."""
@@ -61,7 +63,10 @@ _OPTION_OF = {
     "workers": "--threads",
 } | {
     name: f"--{name}"
-    for name in ("num_heads_q", "num_heads_kv", "dtype", "pack_gqa", "pack_sequences")
+    for name in (
+        *("num_heads_q", "num_heads_kv", "dtype", "pack_gqa", "pack_sequences"),
+        *("page_size", "softcap"),
+    )
 }
 """Of the planner's parameters: how the command line calls them."""
 
@@ -118,6 +123,16 @@ def file_name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a file, got ''")
     return text
+
+
+def _softcap(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number >= 0, got {_quoted(text)}")
+    return value
 
 
 def _integers(text: str) -> list[int]:
@@ -188,6 +203,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "query tokens; with --varlen their mean, which zipf does not use"
     add_int("seq_len_qo", text, "512")
     add_int("seq_len_kv", "key/value tokens", "seq_len_qo")
+    text = "key/value tokens that each sequence has in a cache besides"
+    add_int("seq_len_kv_cache", text, "0")
+    text = "keys and values lie in pages of so many, in any order"
+    add_int("page_size", text, "none: they are packed", minimum=1)
     add_int("head_size_vo", "head_dim_v, of v and out", minimum=1, default=128)
     add_int("head_size_qk", "head_dim, of q and k", "head_size_vo", minimum=1)
     parser.add_argument("--varlen", action="store_true", help="draw a length for each sequence")
@@ -203,6 +222,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--is_causal", action="store_true", help="causal, bottom-right aligned")
     add_int("window_left", "keys seen before a row's own position; -1: all", minimum=-1, default=-1)
     add_int("window_right", "keys seen after it; -1: all", minimum=-1, default=-1)
+    add_int("window", "of a sliding window: keys seen, the row's own is the last", minimum=1)
+    add("softcap", "scores become X * tanh(score / X)", "none", type=_softcap, metavar="X")
+    text = "a logit without a value for every head, random"
+    parser.add_argument("--sinks", action="store_true", help=text)
+    text = "ALiBi, with the slopes of its paper"
+    parser.add_argument("--alibi", action="store_true", help=text)
     add_name("dtype", "of q, k, v and out", DTYPE_ALIASES, "bfloat16", "bfloat16")
     schedulers = f"{', '.join(SCHEDULERS)}, FILE.hpp:NAME, or several with commas between"
     add("scheduler", schedulers, "Individual", type=_schedulers, metavar="NAME")
@@ -263,7 +288,8 @@ def plans(
                 head_dim_v=args.head_size_vo,
                 dtype=args.dtype,
                 causal=args.is_causal,
-                window=(args.window_left, args.window_right),
+                window=_window(args),
+                page_size=args.page_size,
                 scheduler=cast("SchedulerName | exactile.Scheduler", name),
                 pack_gqa=args.pack_gqa,
                 pack_sequences=args.pack_sequences,
@@ -277,6 +303,29 @@ def plans(
         if args.backend == "auto" and "backend" in text:
             text += f" (--backend=auto is {backend} here)"
         raise ValueError(text) from error
+
+
+def _window(args: argparse.Namespace) -> tuple[int, int]:
+    if args.window is not None:
+        return args.window - 1, 0
+    return args.window_left, args.window_right
+
+
+def score_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of a run that change scores; arrays in float32, on the host.
+
+    ALiBi's slopes are those of its paper (arXiv:2108.12409) for a power of two of heads:
+    ``2 ** (-8 * (head + 1) / num_heads_q)``, here for any number.
+    """
+    given: dict[str, Any] = {}
+    heads = args.num_heads_q
+    if args.softcap:
+        given["softcap"] = args.softcap
+    if args.sinks:
+        given["sinks"] = np.random.default_rng(args.seed).standard_normal(heads, np.float32)
+    if args.alibi:
+        given["alibi_slopes"] = 2.0 ** (-8 * np.arange(1, heads + 1, dtype=np.float32) / heads)
+    return given
 
 
 def _in_options(message: str, source: str) -> str:
@@ -319,6 +368,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
     for option, other in _NEEDS.items():
         if option in given and other not in given:
             raise ValueError(f"--{option}: expected --{other} beside it")
+    if args.window is not None and (args.window_left, args.window_right) != (-1, -1):
+        raise ValueError("--window: expected no --window_left and --window_right beside it")
     if args.is_causal and args.window_right > 0:
         raise ValueError(f"--window_right: expected 0 with --is_causal, got {args.window_right}")
 
@@ -351,6 +402,11 @@ def lengths(args: argparse.Namespace) -> Lengths:
             found = workloads.trace(args.batch, args.trace, column=column)
         else:
             found = _drawn(args, batch)
+        if args.seq_len_kv_cache:
+            longest = int(found.k.max(initial=0)) + args.seq_len_kv_cache
+            if longest > _INT32_MAX:
+                raise ValueError(f"--seq_len_kv_cache: expected < 2^31 keys, got {longest}")
+            found = Lengths(found.q, found.k + np.int32(args.seq_len_kv_cache))
     except ValueError as error:
         text = str(error).removeprefix("trace: ")
         raise ValueError(text if text.startswith("--") else f"{source}: {text}") from error
@@ -369,6 +425,8 @@ def _drawn(args: argparse.Namespace, batch: int) -> Lengths:
         raise ValueError("--kv_equals_q: expected 1, since only normal draws kv lengths")
     if k != q and not drawn_kv and name != "constant":
         raise ValueError(f"--seq_len_kv: expected {q}, since kv lengths equal q lengths, got {k}")
+    if name == "mixed" and (args.seq_len_qo is not None or args.seq_len_kv is not None):
+        raise ValueError("--varlen_dist: expected no --seq_len_qo or --seq_len_kv beside mixed")
     if min(q, k) < 1 and name in ("normal", "uniform", "lognormal"):
         option = "--seq_len_qo" if q < 1 else "--seq_len_kv"
         raise ValueError(f"{option}: expected a mean of at least 1 token, got 0")

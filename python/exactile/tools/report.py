@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -131,6 +131,13 @@ def batch_text(plans: Sequence[Plan]) -> str:
     """What is common to plans of one batch; all there is to say of a single one."""
     summary = plans[0].summary()
     return summary if len(plans) == 1 else summary.partition("\nscheduler")[0]
+
+
+def scores_text(options: Mapping[str, Any]) -> str:
+    """What becomes of the scores: options of a run, at least one."""
+    names = {"softcap": "softcap {:g}", "sinks": "sinks", "alibi_slopes": "ALiBi"}
+    said = [text.format(options[name]) for name, text in names.items() if name in options]
+    return f"scores      {', '.join(said)}"
 
 
 def baseline_text(auto: Plan) -> str:
