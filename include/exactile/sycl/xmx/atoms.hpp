@@ -88,6 +88,17 @@ EXACTILE_HOST_DEVICE int lane() {
       ::sycl::ext::oneapi::this_work_item::get_sub_group().get_local_linear_id());
 }
 
+template <class T>
+EXACTILE_HOST_DEVICE T of_lane(T value, int lane) {
+  return ::sycl::group_broadcast(::sycl::ext::oneapi::this_work_item::get_sub_group(), value, lane);
+}
+EXACTILE_HOST_DEVICE Run of_lane(const Run& run, int lane) {
+  const auto base = reinterpret_cast<unsigned long long>(run.base);
+  return {.base = reinterpret_cast<const void*>(of_lane(base, lane)),
+          .rows = of_lane(run.rows, lane),
+          .y = of_lane(run.y, lane)};
+}
+
 EXACTILE_HOST_DEVICE bool any(bool condition) {
   return ::sycl::any_of_group(::sycl::ext::oneapi::this_work_item::get_sub_group(), condition);
 }

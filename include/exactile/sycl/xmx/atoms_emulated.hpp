@@ -63,13 +63,11 @@ struct Cursor {
   }
   template <int kRowBlock, int kLane>
   EXACTILE_HOST_DEVICE void place(const Run& run) {
-    const auto sub_group = ::sycl::ext::oneapi::this_work_item::get_sub_group();
-    const auto base = reinterpret_cast<unsigned long long>(run.base);
+    const Run own = of_lane(run, kLane);
     Source& source = sources[kRowBlock];
-    source.surface.base =
-        reinterpret_cast<const void*>(::sycl::select_from_group(sub_group, base, kLane));
-    source.surface.rows = ::sycl::select_from_group(sub_group, run.rows, kLane);
-    source.at.y = ::sycl::select_from_group(sub_group, run.y, kLane);
+    source.surface.base = own.base;
+    source.surface.rows = own.rows;
+    source.at.y = own.y;
   }
   template <int kRows>
   EXACTILE_HOST_DEVICE void move_down() {
@@ -149,6 +147,8 @@ EXACTILE_HOST_DEVICE auto load_values(const C& cursor) {
 
 template <class C>
 EXACTILE_HOST_DEVICE void prefetch(C&) {}
+template <Block kBlock>
+EXACTILE_HOST_DEVICE void prefetch(const Surface&, Position) {}
 
 EXACTILE_XMX_ATOM void store_rows(const Surface& surface, Position at, const ATile& rows) {
   const bool legal = is_legal(surface, {16, 8, 1}, at.x, 2);

@@ -183,6 +183,16 @@ EXACTILE_HOST_DEVICE void prefetch(C) {
                      ".0 %%null.0 %%null.0"))::);
 }
 
+/// One that is fetched once, and needs no cursor.
+template <Block kBlock>
+EXACTILE_HOST_DEVICE void prefetch(const Surface& surface, Position at) {
+  asm volatile(
+      (text("lsc_load_block2d.ugm.ca.ca (M1,1) %%null:d16.", kBlock.count, "x", kBlock.columns, "x",
+            kBlock.rows, "nn flat[%0,%1,%2,%3,%4,%5]"))::"rw.u"(surface.base),
+      "rw.u"(surface.width_bytes - 1), "rw.u"(surface.rows - 1), "rw.u"(surface.pitch_bytes - 1),
+      "rw.u"(at.x), "rw.u"(at.y));
+}
+
 EXACTILE_HOST_DEVICE void store_rows(const Surface& surface, Position at, ATile rows) {
   asm volatile("lsc_store_block2d.ugm (M1,1) flat[%1,%2,%3,%4,%5,%6] %0:d16.16x8nn" ::"rw"(rows),
                "rw.u"(surface.base), "rw.u"(surface.width_bytes - 1), "rw.u"(surface.rows - 1),

@@ -37,7 +37,7 @@ struct KvCursors {
   /// Cursors of the blocks that this sub-group fetches ahead for all.
   template <int kCount, int kIndex = 0>
   struct Fetches {
-    Cursor<Arch, 'f', kIndex, kValueBlock<kRun>, 1, 1, kSurfaces> first;
+    Cursor<Arch, 'f', kIndex, kValueBlock<kRun>, 1, 1> first;
     Fetches<kCount - 1, kIndex + 1> others;
 
     template <class Function>
@@ -56,7 +56,7 @@ struct KvCursors {
   Cursor<Arch, 'v', 0, kValueBlock<kRun>, kValueBlocks, Traits::KvLayout::kOneRun ? 2 : 1,
          kSurfaces>
       v;
-  Fetches<kOwnFetches> fetches;
+  Fetches<Traits::KvLayout::kOneRun ? kOwnFetches : 0> fetches;
 
   EXACTILE_HOST_DEVICE void declare() {
     k.declare();
@@ -91,6 +91,11 @@ class KvBlocks {
       cursor.set(fetch.is_key ? k : v, {fetch.column, n + kBlockN + fetch.row});
     });
     if constexpr (!kOneRun) place(cursors, n);
+  }
+
+  /// Asks for the next block.
+  EXACTILE_HOST_DEVICE static void fetch_ahead(Cursors& cursors) {
+    cursors.fetches.for_each([](auto& cursor, auto) { prefetch(cursor); });
   }
 
   /// From the block of keys from n on to the next.
@@ -130,8 +135,17 @@ class KvBlocks {
       cursors.v.template place<i, i>(v);
     });
     const Run fetched = fetch.is_key ? k : v;
-    cursors.fetches.for_each(
-        [&](auto& cursor, auto i) { cursor.template place<0, kRuns + i>(fetched); });
+    unrolled<Cursors::kOwnFetches>([&](auto i) {
+      const Fetch fetch = this->fetch(i);
+      const Run run = of_lane(fetched, kRuns + i);
+      const KvRows& rows = fetch.is_key ? k_ : v_;
+      prefetch<kValueBlock<kRun>>(
+          {.base = run.base,
+           .width_bytes = (fetch.is_key ? Traits::kHeadDim : Traits::kHeadDimV) * 2,
+           .rows = run.rows,
+           .pitch_bytes = static_cast<int>(rows.stride() * 2)},
+          {fetch.column, run.y});
+    });
   }
 
   /// All keys, or those from the first one's on.

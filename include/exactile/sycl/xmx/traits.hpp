@@ -62,19 +62,19 @@ struct Traits {
   using Tile = RegisterTile<kHeadDim_, kHeadDimV_>;
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kHeadDimV = kHeadDimV_;
+  static constexpr bool kPlain = KvLayout::kOneRun && !Scores::kChanges;
 
   static constexpr int kSubGroup = 16;               // work-items
   static constexpr int kSubGroups = 8;               // they share K and V through L1
   static constexpr int kSubGroupRows = Tile::kRows;  // of one head
-  /// Else they are read anew for every block: pages and other scores take registers.
-  static constexpr bool kKeepsQueries =
-      Tile::kKeepsQueries && KvLayout::kOneRun && !Scores::kChanges;
+  /// Else they are read anew for every block.
+  static constexpr bool kKeepsQueries = Tile::kKeepsQueries && kPlain;
   static constexpr int kBlockM = kSubGroupRows * kSubGroups;
   static constexpr int kBlockN = Tile::kBlockN;
   /// The keys of a page are a multiple of it.
   static constexpr int kPageStep = 16;
-  /// Keys in a message of values: they are a run.
-  static constexpr int kRunKeys = KvLayout::kOneRun ? 32 : kPageStep;
+  /// Keys in a message of values, which are a run. Pages and other scores take registers: fewer.
+  static constexpr int kRunKeys = kPlain ? 32 : kPageStep;
   static constexpr int kThreads = kSubGroups * kSubGroup;
   static constexpr int kLocalBytes = 0;   // besides the scheduler's
   static constexpr int kRegisters = 256;  // of a hardware thread: the large register file
