@@ -16,6 +16,7 @@ from exactile._info import info
 from exactile._paths import cmake_dir, include_dir
 from exactile._paths import cubin_dir as _cubin_dir
 from exactile.api import varlen_prefill
+from exactile.merging import merge
 from exactile.planning import BACKENDS, SCHEDULERS, Plan, plan
 from exactile.scheduler import Scheduler
 from exactile.threads import get_num_threads, set_num_threads
@@ -32,6 +33,7 @@ __all__ = [
     "get_num_threads",
     "include_dir",
     "info",
+    "merge",
     "plan",
     "set_num_threads",
     "varlen_prefill",

@@ -119,15 +119,18 @@ class _HostResults:
 
     stream = 0
 
+    def __init__(self, function: str) -> None:
+        self._function = function
+
     def empty(self, q: Array, shape: tuple[int, ...], dtype: str) -> Array:
         check_input(q, "q")
         return empty_like(q, shape, dtype=dtype if dtype == "float32" else None)
 
     def give_back(self, result: Array, q: Array) -> Array:
-        return give_back(result, q)
+        return give_back(result, q, self._function)
 
 
-_HOST_RESULTS = _HostResults()
+_HOST_RESULTS = _HostResults("varlen_prefill")
 
 
 def host_results(core: _core.Plan, q: Array, stream: Any) -> Results:
@@ -135,6 +138,13 @@ def host_results(core: _core.Plan, q: Array, stream: Any) -> Results:
     if stream is not None:
         refuse_stream(stream, "varlen_prefill")
     return _HOST_RESULTS
+
+
+def host_results_of(function: str, stream: Any) -> Results:
+    """The same for another function than attention."""
+    if stream is not None:
+        refuse_stream(stream, function)
+    return _HostResults(function)
 
 
 def refuse_stream(stream: Any, function: str) -> NoReturn:
@@ -177,14 +187,14 @@ def empty_result_cache() -> None:
     _core.empty_result_cache()
 
 
-def give_back(result: Array, like: Array) -> Array:
+def give_back(result: Array, like: Array, function: str = "varlen_prefill") -> Array:
     """`result` as an array of the library of `like`, without a copy where that library can."""
     if is_torch(like) or isinstance(like, np.ndarray):
         return result
     namespace = like.__array_namespace__() if hasattr(like, "__array_namespace__") else None
     if namespace is None or not hasattr(namespace, "from_dlpack"):
         raise TypeError(
-            f"varlen_prefill: {type(like).__name__} has no array namespace to make the result "
+            f"{function}: {type(like).__name__} has no array namespace to make the result "
             "with; pass out="
         )
     imported = namespace.from_dlpack(storage(result))

@@ -105,8 +105,8 @@ def default_queue() -> Any:
         ) from None
 
 
-def queue_of(x: Any, stream: Any) -> Any:
-    """The dpctl.SyclQueue to run on: `stream`, else that of array `x`.
+def queue_of(x: Any, stream: Any, function: str = "varlen_prefill") -> Any:
+    """The dpctl.SyclQueue to run `function` on: `stream`, else that of array `x`.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def queue_of(x: Any, stream: Any) -> Any:
     if stream is not None:
         if not isinstance(stream, dpctl.SyclQueue):
             raise TypeError(
-                "varlen_prefill: expected stream to be a dpctl.SyclQueue on the sycl backend, got "
+                f"{function}: expected stream to be a dpctl.SyclQueue on the sycl backend, got "
                 f"{type(stream).__name__}"
             )
         return stream
@@ -372,6 +372,11 @@ def results(core: _core.Plan, q: Any, stream: Any) -> Results:
     return _Results(queue_of(q, stream))
 
 
+def results_of(function: str, x: Any, stream: Any) -> Results:
+    """The same for another function than attention, on an array that is in USM."""
+    return _Results(queue_of(x, stream, function), function)
+
+
 class _Results:
     """Where results come from.
 
@@ -379,8 +384,9 @@ class _Results:
     ``from_dlpack`` when the kernel is done: they are not ordered with the queue.
     """
 
-    def __init__(self, queue: Any) -> None:
+    def __init__(self, queue: Any, function: str = "varlen_prefill") -> None:
         self._queue = queue
+        self._function = function
         self.stream = int(queue.addressof_ref())
 
     def empty(self, q: Any, shape: tuple[int, ...], dtype: str) -> Any:
@@ -404,7 +410,7 @@ class _Results:
         namespace = _namespace(q)
         if namespace is None or not hasattr(namespace, "from_dlpack"):
             raise TypeError(
-                f"varlen_prefill: {type(q).__name__} has no array namespace to make the result "
+                f"{self._function}: {type(q).__name__} has no array namespace to make the result "
                 "with; pass out="
             )
         return namespace.from_dlpack(result)

@@ -9,6 +9,8 @@
 
 namespace exactile {
 
+struct MergeArgs;
+
 struct TileSize {
   int32_t block_m;
   int32_t block_n;
@@ -62,6 +64,12 @@ class BackendInterface {
 
   /// Computes, or enqueues on args.options.stream, what has passed check_args().
   virtual void launch(const Plan& plan, const PrefillArgs& args) const = 0;
+
+  /// Whether it merges results; then refuse_merge() and merge() are called, as refuse() and
+  /// launch().
+  virtual bool merges() const { return false; }
+  virtual std::string refuse_merge(const MergeArgs& /*args*/) const { return {}; }
+  virtual void merge(const MergeArgs& /*args*/) const {}
 
  protected:
   ~BackendInterface() = default;

@@ -4,6 +4,7 @@
 #include <exactile/cpu/params.hpp>
 
 #include "cpu/launch.hpp"
+#include "cpu/merge.hpp"
 
 namespace exactile::cpu {
 namespace {
@@ -42,6 +43,9 @@ class CpuBackend final : public BackendInterface {
   }
 
   void launch(const Plan& plan, const PrefillArgs& args) const override { cpu::launch(plan, args); }
+
+  bool merges() const override { return true; }
+  void merge(const MergeArgs& args) const override { cpu::merge(args); }
 };
 constexpr CpuBackend kBackend;
 

@@ -6,6 +6,7 @@
 #include "cpu/kernels.hpp"
 
 #include <exactile/cpu/kernel.hpp>
+#include <exactile/cpu/merge.hpp>
 #include <exactile/support.def>
 
 #define EXACTILE_STRING2(x) #x
@@ -27,7 +28,8 @@ static void work_group(const PrefillParams& params, const void* schedule, int32_
 template <class Element>
 static constexpr ElementKernels kernels_of() {
   return {.work_group = {EXACTILE_POLICIES(EXACTILE_COLUMN)},
-          .scratch_bytes = Scratch<Traits<Element>>::bytes};
+          .scratch_bytes = Scratch<Traits<Element>>::bytes,
+          .merge_tokens = merge_tokens<Element>};
 }
 
 /// What head dims are multiples of, in the order of Dtype.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exactile/cpu/params.hpp>
+#include <exactile/merge.hpp>
 #include <exactile/scheduler.hpp>
 
 #include "base/types.hpp"
@@ -13,14 +14,21 @@ namespace exactile::cpu {
 using WorkGroupFn = void (*)(const PrefillParams&, const void* schedule, int32_t work_group,
                              void* buffer);
 
+/// Merges the rows of the tokens from `begin`, before `end`.
+using MergeFn = void (*)(const MergeParams&, int64_t begin, int64_t end);
+
 struct ElementKernels {
   WorkGroupFn work_group[kNumSchedulers];
   int64_t (*scratch_bytes)(const PrefillParams&);
+  MergeFn merge_tokens;
 };
 
 struct KernelTable {
   const char* isa;
   ElementKernels of[kNumDtypes];
 };
+
+/// The best that runs here, or the one that EXACTILE_CPU_ISA names.
+const KernelTable& kernel_table();
 
 }  // namespace exactile::cpu

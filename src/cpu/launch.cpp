@@ -100,6 +100,8 @@ const KernelTable& choose_kernel_table() {
                               "'");
 }
 
+}  // namespace
+
 /// Chosen once. Not a static of the function: a process that forks meanwhile would leave the guard
 /// of that locked in its child.
 const KernelTable& kernel_table() {
@@ -107,6 +109,8 @@ const KernelTable& kernel_table() {
   if (!chosen) chosen = &choose_kernel_table();
   return *chosen;
 }
+
+namespace {
 
 /// Working memory of one thread, kept from launch to launch.
 class ThreadBuffer {

@@ -162,19 +162,22 @@ Array read_dlpack(nb::handle x, const ArrayRequest& request) {
   return {checked_ref(fields, x, request), std::move(capsule)};
 }
 
+std::string message(const ArrayRequest& request, const std::string& expected,
+                    const std::string& got) {
+  return std::string(request.function) + ": expected " + request.name + " " + expected + ", got " +
+         got;
+}
+
 std::string shape_text(nb::handle x) { return text_of(nb::tuple(nb::object(x.attr("shape")))); }
 
 }  // namespace
 
 void refuse(const ArrayRequest& request, const std::string& expected, const std::string& got) {
-  throw std::invalid_argument("varlen_prefill: expected " + std::string(request.name) + " " +
-                              expected + ", got " + got);
+  throw std::invalid_argument(message(request, expected, got));
 }
 
 void refuse_type(const ArrayRequest& request, const std::string& expected, const std::string& got) {
-  const std::string text =
-      "varlen_prefill: expected " + std::string(request.name) + " " + expected + ", got " + got;
-  throw nb::type_error(text.c_str());
+  throw nb::type_error(message(request, expected, got).c_str());
 }
 
 void refuse_dtype(nb::handle x, const ArrayRequest& request) {

@@ -17,6 +17,7 @@ struct ArrayRequest {
   int or_rank = -1;                                ///< taken too; -1: none
   const char* dims = "(tokens, heads, head_dim)";  ///< for messages
   bool writable = false;                           ///< refuse an array that is not
+  const char* function = "varlen_prefill";         ///< begins the messages
 };
 
 /// An array as it was when it was read. Whoever uses `ref` keeps the Python object and `keep`.
@@ -49,7 +50,8 @@ ArrayRef checked_ref(const ArrayFields& fields, nanobind::handle x, const ArrayR
 /// What a request takes: int32, or float32, float16, bfloat16, or uint16 as storage of bfloat16.
 Dtype dtype_of(dlpack::DataType type, nanobind::handle x, const ArrayRequest& request);
 
-/// "varlen_prefill: expected q <expected>, got <got>", a ValueError or a TypeError.
+/// "varlen_prefill: expected q <expected>, got <got>" for that function, a ValueError or a
+/// TypeError.
 [[noreturn]] void refuse(const ArrayRequest& request, const std::string& expected,
                          const std::string& got);
 [[noreturn]] void refuse_type(const ArrayRequest& request, const std::string& expected,

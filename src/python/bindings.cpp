@@ -21,6 +21,7 @@
 #include "python/arrays.hpp"
 #include "python/cuda_bindings.hpp"
 #include "python/jit_bindings.hpp"
+#include "python/merge_bindings.hpp"
 #include "python/python_threads.hpp"
 #include "python/run_options.hpp"
 #include "python/sycl_bindings.hpp"
@@ -97,16 +98,6 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
   }();
   jit::warn_of_cache();
   return made;
-}
-
-/// Lets arrays go once a kernel is done, on whichever thread.
-std::shared_ptr<void> held_objects(nb::object objects) {
-  return {objects.release().ptr(), [](void* held) {
-            if (!Py_IsInitialized()) return;
-            const PyGILState_STATE state = PyGILState_Ensure();
-            Py_DECREF(static_cast<PyObject*>(held));
-            PyGILState_Release(state);
-          }};
 }
 
 ArrayRequest kv_request(const char* name, const Plan& plan) {
@@ -344,6 +335,7 @@ NB_MODULE(_core, m) {
   m.def("empty_result_cache", &empty_result_cache);
   m.def("support", &support);
   bind_arrays(m);
+  bind_merge(m);
   jit::bind(m);
   cuda::bind(m);
   sycl::bind(m);

@@ -1,9 +1,12 @@
-// src/python/python_threads.hpp - Python's lock and signals around code that runs for long.
+// src/python/python_threads.hpp - Python's lock, signals and objects around code that runs for
+// long.
 #pragma once
 
 #include <cxxabi.h>
 #include <nanobind/nanobind.h>
 #include <unistd.h>
+
+#include <memory>
 #if defined(__linux__)
 #include <sys/syscall.h>
 #endif
@@ -38,6 +41,16 @@ inline void check_signals() {
 #endif
   const nanobind::gil_scoped_acquire gil;
   if (PyErr_CheckSignals() != 0) throw nanobind::python_error();
+}
+
+/// Lets arrays go once a kernel is done, on whichever thread.
+inline std::shared_ptr<void> held_objects(nanobind::object objects) {
+  return {objects.release().ptr(), [](void* held) {
+            if (!Py_IsInitialized()) return;
+            const PyGILState_STATE state = PyGILState_Ensure();
+            Py_DECREF(static_cast<PyObject*>(held));
+            PyGILState_Release(state);
+          }};
 }
 
 }  // namespace exactile

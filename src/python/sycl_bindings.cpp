@@ -32,31 +32,27 @@ Dtype dtype_named(const std::string& name) {
 /// Work-items, local memory, registers, source and name expression of a kernel.
 using KernelFields = std::tuple<int, int, int, std::string, std::string>;
 
-KernelFields fields_of(const KernelSpec& spec) {
-  const InstanceSpec& of = spec.instance;
-  const Shape shape = shape_of(
-      spec.kernel, {.dtype = of.dtype, .head_dim = of.head_dim, .head_dim_v = of.head_dim_v});
-  const jit::Program program = make_program(spec);
-  return {shape.threads, shape.local_bytes, shape.registers, program.source,
-          program.name_expression};
+KernelFields fields_of(const Loadable& kernel) {
+  return {kernel.threads, kernel.local_bytes, kernel.registers, kernel.program.source,
+          kernel.program.name_expression};
 }
 
 /// Those of a plan's kernel, for tests and benchmarks. `general`: with general scores.
 KernelFields kernel_of(const Plan& plan, bool general) {
   KernelSpec spec{.instance = instance_spec(plan), .kernel = plan.sycl_kernel};
   if (general) spec.instance.scores = ScoresKind::kGeneral;
-  return fields_of(spec);
+  return fields_of(loadable(spec));
 }
 
 /// KernelLoader: the SYCL compiler is a process of its own, which _sycl.py starts. A queue goes
 /// there as the capsule that dpctl makes its own of.
-const Kernel* load_in_python(const Queue* queue, const KernelSpec& spec) {
+const Kernel* load_in_python(const Queue* queue, const Loadable& kernel) {
   const nb::gil_scoped_acquire gil;
   const nb::object address =
       nb::module_::import_("exactile._sycl")
           .attr("load_kernel")(nb::capsule(queue, "SyclQueueRef"),
-                               name_of(spec.kernel, kSyclKernelNames),
-                               name_of(spec.instance.dtype, kDtypeNames), fields_of(spec));
+                               name_of(kernel.kernel, kSyclKernelNames),
+                               name_of(kernel.dtype, kDtypeNames), fields_of(kernel));
   return reinterpret_cast<const Kernel*>(nb::cast<uint64_t>(address));
 }
 

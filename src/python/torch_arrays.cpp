@@ -187,14 +187,15 @@ void Torch::refuse_tracing(const char* function) const {
                            .c_str());
 }
 
-void Torch::refuse_tangents(std::initializer_list<nb::handle> tensors) const {
+void Torch::refuse_tangents(std::initializer_list<nb::handle> tensors, const char* function) const {
   if (to_int(forward_ad_.attr(Names::get().current_level)) < 0) return;
   for (const nb::handle tensor : tensors) {
     if (!owns(tensor)) continue;
     if (!forward_ad_.attr("unpack_dual")(tensor).attr("tangent").is_none()) {
-      throw nb::type_error(
-          "varlen_prefill: expected tensors without tangents, got a dual tensor: forward-mode "
-          "differentiation is not supported");
+      throw nb::type_error((std::string(function) +
+                            ": expected tensors without tangents, got a dual tensor: forward-mode "
+                            "differentiation is not supported")
+                               .c_str());
     }
   }
 }

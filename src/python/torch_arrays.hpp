@@ -25,7 +25,8 @@ class Torch {
   void refuse_tracing(const char* function) const;
 
   /// Refuses tensors with a tangent (forward-mode differentiation), which nobody would propagate.
-  void refuse_tangents(std::initializer_list<nanobind::handle> tensors) const;
+  void refuse_tangents(std::initializer_list<nanobind::handle> tensors,
+                       const char* function = "varlen_prefill") const;
 
   /// Handle of torch's current stream on a GPU; empty where DLPack's functions do not say.
   std::optional<uint64_t> current_stream(int device) const;

@@ -3,6 +3,7 @@
 
 #include "sycl/kernels.hpp"
 #include "sycl/launch.hpp"
+#include "sycl/merge.hpp"
 #include "sycl/plan_memory.hpp"
 
 namespace exactile::sycl {
@@ -50,6 +51,10 @@ class SyclBackend final : public BackendInterface {
   void launch(const Plan& plan, const PrefillArgs& args) const override {
     sycl::launch(plan, args);
   }
+
+  bool merges() const override { return true; }
+  std::string refuse_merge(const MergeArgs& args) const override { return merge_refusal(args); }
+  void merge(const MergeArgs& args) const override { sycl::merge(args); }
 };
 constexpr SyclBackend kBackend;
 

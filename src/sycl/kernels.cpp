@@ -1,6 +1,7 @@
 // src/sycl/kernels.cpp - a row of support.def without portable Traits does not compile.
 #include "sycl/kernels.hpp"
 
+#include <exactile/sycl/merge_rows.hpp>
 #include <exactile/sycl/portable/traits.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 #include <iterator>
@@ -80,7 +81,36 @@ std::string traits_name(const KernelSpec& spec, const Family& family) {
          ", exactile::" + name_of(of.scores, kScoresNames) + ">";
 }
 
+Loadable loadable_of(const KernelSpec& spec) {
+  const InstanceSpec& of = spec.instance;
+  const Shape shape = shape_of(
+      spec.kernel, {.dtype = of.dtype, .head_dim = of.head_dim, .head_dim_v = of.head_dim_v});
+  return {.program = make_program(spec),
+          .kernel = spec.kernel,
+          .dtype = of.dtype,
+          .threads = shape.threads,
+          .local_bytes = shape.local_bytes,
+          .registers = shape.registers};
+}
+
+Loadable loadable_of(const MergeSpec& spec) {
+  return {.program = {.source = "#include <exactile/sycl/merge.hpp>\n",
+                      .name_expression =
+                          "exactile::sycl::merge_kernel<" + element_name(spec.dtype) + ">",
+                      .architecture = "",
+                      .language = jit::Language::kSycl},
+          .kernel = SyclKernel::kPortable,
+          .dtype = spec.dtype,
+          .threads = MergeRows::kThreads,
+          .local_bytes = 0,
+          .registers = 128};
+}
+
 }  // namespace
+
+Loadable loadable(const AnySpec& spec) {
+  return std::visit([](const auto& of) { return loadable_of(of); }, spec);
+}
 
 std::optional<Shape> find_shape(SyclKernel kernel, const Wanted& wanted) {
   const Shapes* const shapes = find_row(rows(), wanted.dtype, wanted.head_dim, wanted.head_dim_v);
@@ -133,6 +163,9 @@ std::vector<jit::Program> shipped_programs() {
                         .policy = {.scheduler = static_cast<SchedulerKind>(scheduler)}},
            .kernel = SyclKernel::kPortable}));
     }
+  }
+  for (int dtype = 0; dtype < kNumDtypes; ++dtype) {
+    programs.push_back(loadable(MergeSpec{static_cast<Dtype>(dtype)}).program);
   }
   return programs;
 }

@@ -4,6 +4,7 @@
 
 #include <exactile/platform.hpp>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "base/kernel_spec.hpp"
@@ -34,6 +35,15 @@ struct KernelSpec {
   friend auto operator<=>(const KernelSpec&, const KernelSpec&) = default;
 };
 
+/// The kernel that merges results of a dtype.
+struct MergeSpec {
+  Dtype dtype;
+
+  friend auto operator<=>(const MergeSpec&, const MergeSpec&) = default;
+};
+
+using AnySpec = std::variant<KernelSpec, MergeSpec>;
+
 /// What a kernel is asked for; `page_size` 0: no pages.
 struct Wanted {
   Dtype dtype;
@@ -50,8 +60,20 @@ Shape shape_of(SyclKernel kernel, const Wanted& wanted);
 
 jit::Program make_program(const KernelSpec& spec);
 
+/// A kernel's source, and what it needs of a device.
+struct Loadable {
+  jit::Program program;
+  SyclKernel kernel;
+  Dtype dtype;
+  int32_t threads, local_bytes, registers;  ///< as in Shape
+};
+
+/// Throws as shape_of().
+Loadable loadable(const AnySpec& spec);
+
 /// What a build on a machine with a SYCL device compiles: the portable kernel's rows under every
-/// scheduler. Those for one generation of GPUs can be built where there is one.
+/// scheduler, and the merging of results. Those for one generation of GPUs can be built where there
+/// is one.
 std::vector<jit::Program> shipped_programs();
 
 }  // namespace exactile::sycl

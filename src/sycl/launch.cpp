@@ -6,6 +6,7 @@
 
 #include "sycl/loaded_kernels.hpp"
 #include "sycl/plan_memory.hpp"
+#include "sycl/reachable.hpp"
 
 namespace exactile::sycl {
 namespace {
@@ -49,16 +50,6 @@ std::string refuse_alignment(const char* name, const ArrayRef& array) {
          std::to_string(tensor.token_stride) + " and " + std::to_string(tensor.head_stride) +
          " elements from address " + std::to_string(reinterpret_cast<uint64_t>(tensor.data)) +
          "; copy the array, or set EXACTILE_SYCL_KERNEL=portable before the plan is made";
-}
-
-/// "expected q in memory of the queue's context ...", or empty.
-std::string refuse_context(Queue* queue, const char* name, const ArrayRef& array) {
-  bool reachable = !array.has_elements();
-  if (!reachable) check(runtime(), runtime().is_reachable(queue, array.data, &reachable));
-  if (reachable) return "";
-  return std::string("expected ") + name +
-         " in memory of the queue's context, got an array of another context; make both from one "
-         "queue, or copy the array";
 }
 
 }  // namespace

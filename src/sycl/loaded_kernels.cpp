@@ -8,7 +8,7 @@
 namespace exactile::sycl {
 namespace {
 
-using LoadedKernels = jit::KernelTable<std::pair<const Place*, KernelSpec>, const Kernel*>;
+using LoadedKernels = jit::KernelTable<std::pair<const Place*, AnySpec>, const Kernel*>;
 
 /// Never freed: launches may go on at exit.
 LoadedKernels& loaded_kernels() {
@@ -22,8 +22,8 @@ KernelLoader kernel_loader = nullptr;
 
 void set_kernel_loader(KernelLoader loader) { kernel_loader = loader; }
 
-const Kernel* loaded_kernel(const Queue* queue, const Place* place, const KernelSpec& spec) {
-  return loaded_kernels().get({place, spec}, [&] { return kernel_loader(queue, spec); });
+const Kernel* loaded_kernel(const Queue* queue, const Place* place, const AnySpec& spec) {
+  return loaded_kernels().get({place, spec}, [&] { return kernel_loader(queue, loadable(spec)); });
 }
 
 }  // namespace exactile::sycl

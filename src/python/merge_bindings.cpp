@@ -1,0 +1,110 @@
+// src/python/merge_bindings.cpp - see merge_bindings.hpp.
+#include "python/merge_bindings.hpp"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "api/merge.hpp"
+#include "python/arrays.hpp"
+#include "python/python_threads.hpp"
+#include "python/torch_arrays.hpp"
+
+namespace nb = nanobind;
+
+namespace exactile {
+namespace {
+
+constexpr const char* kFunction = "merge";
+
+/// Reads arrays, and keeps what keeps them.
+class Reader {
+ public:
+  /// `dtype`: that its storage is of, or "".
+  explicit Reader(const std::string& dtype)
+      : planned_(dtype.empty() ? Dtype::kFloat32
+                               : from_name<Dtype>(dtype, kDtypeNames, "merge: dtype")) {}
+
+  ArrayRef result(nb::handle x, const std::string& name, bool writable = false) {
+    return read(
+        x,
+        {.name = name.c_str(), .planned = planned_, .writable = writable, .function = kFunction});
+  }
+
+  ArrayRef lse(nb::handle x, const std::string& name, bool writable = false) {
+    return read(x, {.name = name.c_str(),
+                    .planned = Dtype::kFloat32,
+                    .rank = 2,
+                    .dims = "(num_heads, total_q)",
+                    .writable = writable,
+                    .function = kFunction});
+  }
+
+  nb::list take() { return std::move(kept_); }
+
+ private:
+  ArrayRef read(nb::handle x, const ArrayRequest& request) {
+    Array array = read_array(x, request);
+    kept_.append(x);
+    if (array.keep.is_valid()) kept_.append(array.keep);  // a capsule may hold a copy of its own
+    return array.ref;
+  }
+
+  const Dtype planned_;
+  nb::list kept_;
+};
+
+/// (shape, dtype, DLPack's device type) of the first result. `dtype`: as the caller said, or "".
+nb::tuple info(nb::handle x, const std::string& name, const std::string& dtype) {
+  const Torch* const torch = Torch::loaded();
+  if (torch && torch->owns(x)) torch->refuse_tracing(kFunction);
+  const ArrayRef ref = Reader(dtype).result(x, name);
+  check_merge_memory(ref.device);
+  return nb::make_tuple(nb::make_tuple(ref.shape[0], ref.shape[1], ref.shape[2]),
+                        name_of(ref.dtype, kDtypeNames), ref.device.type);
+}
+
+/// Reads and checks, then computes. `names`: of results and log-sum-exps, in turn. `lse`: made for
+/// this call, or None. `dtype`: as the caller said, or that of the first result.
+void merge(const std::vector<std::string>& names, nb::list outs, nb::list lses, nb::handle out,
+           nb::handle lse, const std::string& dtype, uint64_t stream, bool out_is_callers,
+           int threads) {
+  Reader reader(dtype);
+  MergeArgs args{
+      .parts = {},
+      .dtype = from_name<Dtype>(dtype, kDtypeNames, "merge: dtype"),
+      .out = {},
+      .threads = threads,
+      .stream = stream,
+      .check = check_signals,
+  };
+  for (std::size_t i = 0; i < outs.size(); ++i) {
+    const std::string &out_name = names[2 * i], &lse_name = names[2 * i + 1];
+    args.parts.push_back({.out_name = out_name,
+                          .lse_name = lse_name,
+                          .out = reader.result(outs[i], out_name),
+                          .lse = reader.lse(lses[i], lse_name)});
+  }
+  args.out = reader.result(out, "out", true);
+  if (!lse.is_none()) args.lse = static_cast<float*>(reader.lse(lse, "lse", true).data);
+  check_merge(args);
+  if (const Torch* const torch = Torch::loaded()) {
+    for (const nb::handle x : outs) torch->refuse_tangents({x}, kFunction);
+    for (const nb::handle x : lses) torch->refuse_tangents({x}, kFunction);
+    if (out_is_callers && torch->owns(out)) torch->will_write(out);
+  }
+  nb::list kept = reader.take();
+  if (merge_holds_arrays(args.out.device)) args.arrays = held_objects(kept);
+  const GilRelease release;
+  run_merge(args);
+}
+
+}  // namespace
+
+void bind_merge(nb::module_& m) {
+  using namespace nb::literals;
+  m.def("merge_info", &info, "x"_a, "name"_a, "dtype"_a);
+  m.def("merge", &merge, "names"_a, "outs"_a, "lses"_a, "out"_a, "lse"_a.none(), "dtype"_a,
+        "stream"_a, "out_is_callers"_a, "threads"_a);
+}
+
+}  // namespace exactile
