@@ -16,6 +16,7 @@ from exactile._info import info
 from exactile._paths import cmake_dir, include_dir
 from exactile._paths import cubin_dir as _cubin_dir
 from exactile.api import varlen_prefill
+from exactile.caching import append_kv
 from exactile.merging import merge
 from exactile.planning import BACKENDS, SCHEDULERS, Plan, plan
 from exactile.scheduler import Scheduler
@@ -28,6 +29,7 @@ __all__ = [
     "SCHEDULERS",
     "Plan",
     "Scheduler",
+    "append_kv",
     "cmake_dir",
     "empty_result_cache",
     "get_num_threads",

@@ -205,7 +205,7 @@ def give_back(result: Array, like: Array, function: str = "varlen_prefill") -> A
     )
 
 
-def as_int32(lengths: Any, name: str) -> npt.NDArray[np.int32]:
+def as_int32(lengths: Any, name: str, function: str = "plan") -> npt.NDArray[np.int32]:
     """A 1-d C-contiguous int32 copy or view of integer lengths on the host.
 
     Raises
@@ -216,11 +216,11 @@ def as_int32(lengths: Any, name: str) -> npt.NDArray[np.int32]:
         `lengths` is not 1-d, or a value does not fit in 31 bits.
     """
     if isinstance(lengths, np.ma.MaskedArray):
-        raise TypeError(f"plan: expected {name} without a mask, got a masked array")
+        raise TypeError(f"{function}: expected {name} without a mask, got a masked array")
     if is_torch(lengths):
-        lengths = _host_tensor(lengths, name)
+        lengths = _host_tensor(lengths, name, function)
     elif hasattr(lengths, "__dlpack_device__") and not isinstance(lengths, np.ndarray):
-        _check_on_host(_core.device_name(int(lengths.__dlpack_device__()[0])), name)
+        _check_on_host(_core.device_name(int(lengths.__dlpack_device__()[0])), name, function)
         lengths = np.from_dlpack(lengths)
     array = np.asarray(lengths)
     if array.size == 0 and not isinstance(lengths, np.ndarray):
@@ -228,24 +228,24 @@ def as_int32(lengths: Any, name: str) -> npt.NDArray[np.int32]:
     if array.dtype.kind in "fO" and all(type(x) is int for x in np.asarray(lengths, object).flat):
         array = np.asarray(lengths, object)  # some of more than 64 bits
     elif array.dtype.kind not in "iu":
-        raise TypeError(f"plan: expected {name} of integers, got dtype {array.dtype}")
+        raise TypeError(f"{function}: expected {name} of integers, got dtype {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"plan: expected {name} of rank 1, got shape {array.shape}")
+        raise ValueError(f"{function}: expected {name} of rank 1, got shape {array.shape}")
     if array.dtype != np.int32:
         limits = np.iinfo(np.int32)
         if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
             raise ValueError(
-                f"plan: expected {name} to fit in int32, got {int(array.min())} to "
+                f"{function}: expected {name} to fit in int32, got {int(array.min())} to "
                 f"{int(array.max())}"
             )
         array = array.astype(np.int32)
     return np.ascontiguousarray(array)
 
 
-def _host_tensor(lengths: Any, name: str) -> npt.NDArray[Any]:
+def _host_tensor(lengths: Any, name: str, function: str) -> npt.NDArray[Any]:
     """A torch tensor's memory as numpy's."""
     device = str(lengths.device.type)
-    _check_on_host("CPU" if device == "cpu" else device, name)
+    _check_on_host("CPU" if device == "cpu" else device, name, function)
     try:
         array: npt.NDArray[Any] = lengths.numpy()
         if array.size and not lengths.data_ptr():
@@ -253,17 +253,17 @@ def _host_tensor(lengths: Any, name: str) -> npt.NDArray[Any]:
     except Exception as error:  # a kind of tensor that has no plain memory
         reason = str(error).partition("\n")[0]
         raise TypeError(
-            f"plan: expected {name} to be a dense tensor of integers, got a "
+            f"{function}: expected {name} to be a dense tensor of integers, got a "
             f"{type(lengths).__name__} ({reason})"
         ) from None
     return array
 
 
-def _check_on_host(device: str, name: str) -> None:
+def _check_on_host(device: str, name: str, function: str) -> None:
     if device != "CPU":
         raise TypeError(
-            f"plan: expected {name} in CPU memory, got an array on {device}; pass the lengths that "
-            "the host knows"
+            f"{function}: expected {name} in CPU memory, got an array on {device}; pass the "
+            "lengths that the host knows"
         )
 
 

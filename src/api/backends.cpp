@@ -19,4 +19,12 @@ const BackendInterface& backend_of(Backend backend) {
   return sycl::backend();
 }
 
+const BackendInterface* find_backend(const Device& device, bool (BackendInterface::*does)() const) {
+  for (std::size_t i = 0; i < std::size(kBackendNames); ++i) {
+    const BackendInterface& backend = backend_of(static_cast<Backend>(i));
+    if ((backend.*does)() && backend.refuse_memory(device).empty()) return &backend;
+  }
+  return nullptr;
+}
+
 }  // namespace exactile

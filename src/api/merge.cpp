@@ -16,11 +16,7 @@ namespace {
 
 /// That merges, and reaches the memory of a device; null: none does.
 const BackendInterface* find_backend(const Device& device) {
-  for (std::size_t i = 0; i < std::size(kBackendNames); ++i) {
-    const BackendInterface& backend = backend_of(static_cast<Backend>(i));
-    if (backend.merges() && backend.refuse_memory(device).empty()) return &backend;
-  }
-  return nullptr;
+  return exactile::find_backend(device, &BackendInterface::merges);
 }
 
 /// "(5, 4, 64)".

@@ -77,9 +77,12 @@ bool overlap(const ArrayRef& a, const ArrayRef& b) {
 bool elements_are_distinct(const ArrayRef& a) {
   if (!a.has_elements()) return true;
   const Box x(a);
+  std::array<int, kMaxRank - 1> order{0, 1, 2};
+  std::sort(order.begin(), order.begin() + x.dims,
+            [&](int i, int j) { return x.stride[i] < x.stride[j]; });
   Wide reach = x.row;
-  const int inner = x.count[1] <= 1 || (x.count[0] > 1 && x.stride[0] < x.stride[1]) ? 0 : 1;
-  for (const int i : {inner, 1 - inner}) {
+  for (int place = 0; place < x.dims; ++place) {
+    const int i = order[place];
     if (x.count[i] <= 1) continue;
     if (x.stride[i] < reach) return false;
     reach += x.stride[i] * (x.count[i] - 1);

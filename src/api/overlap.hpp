@@ -10,9 +10,8 @@ namespace exactile {
 /// extents meet count as overlapping.
 bool overlap(const ArrayRef& a, const ArrayRef& b);
 
-/// Whether no element of `a`, of rank 3, is another one's: the larger stride steps over all that
-/// the smaller one reaches, and that over a row. (Other layouts without overlap are not
-/// recognised.)
+/// Whether no element of `a` is another one's: each larger stride steps over all that the smaller
+/// ones reach, and the smallest over a row. (Other layouts without overlap are not recognised.)
 bool elements_are_distinct(const ArrayRef& a);
 
 /// The same elements in the same places.

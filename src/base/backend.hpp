@@ -9,6 +9,7 @@
 
 namespace exactile {
 
+struct AppendArgs;
 struct MergeArgs;
 
 struct TileSize {
@@ -70,6 +71,11 @@ class BackendInterface {
   virtual bool merges() const { return false; }
   virtual std::string refuse_merge(const MergeArgs& /*args*/) const { return {}; }
   virtual void merge(const MergeArgs& /*args*/) const {}
+
+  /// Whether it writes into caches; then as merges().
+  virtual bool appends() const { return false; }
+  virtual std::string refuse_append(const AppendArgs& /*args*/) const { return {}; }
+  virtual void append(const AppendArgs& /*args*/) const {}
 
  protected:
   ~BackendInterface() = default;

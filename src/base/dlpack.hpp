@@ -51,7 +51,8 @@ inline constexpr DataType kUInt16{TypeCode::kUInt, 16, 1};
 inline constexpr DataType kDataTypes[kNumArrayDtypes] = {{TypeCode::kFloat, 32, 1},
                                                          {TypeCode::kFloat, 16, 1},
                                                          {TypeCode::kBfloat, 16, 1},
-                                                         {TypeCode::kInt, 32, 1}};
+                                                         {TypeCode::kInt, 32, 1},
+                                                         {TypeCode::kInt, 64, 1}};
 constexpr DataType data_type(Dtype dtype) { return kDataTypes[static_cast<int>(dtype)]; }
 
 struct Version {

@@ -13,12 +13,13 @@
 namespace exactile {
 
 /// Of arrays. The first kNumDtypes are what attention is computed in.
-enum class Dtype : unsigned char { kFloat32, kFloat16, kBfloat16, kInt32 };
-inline constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16", "int32"};
+enum class Dtype : unsigned char { kFloat32, kFloat16, kBfloat16, kInt32, kInt64 };
+inline constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16", "int32", "int64"};
 inline constexpr int kNumArrayDtypes = std::size(kDtypeNames);
 inline constexpr int kNumDtypes = 3;
 constexpr int dtype_bytes(Dtype dtype) {
-  return dtype == Dtype::kFloat32 || dtype == Dtype::kInt32 ? 4 : 2;
+  constexpr int kBytes[kNumArrayDtypes] = {4, 2, 2, 4, 8};
+  return kBytes[static_cast<int>(dtype)];
 }
 
 /// A shipped policy: kIndividual, ... (policies.hpp has their classes).

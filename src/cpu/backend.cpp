@@ -3,6 +3,7 @@
 
 #include <exactile/cpu/params.hpp>
 
+#include "cpu/append.hpp"
 #include "cpu/launch.hpp"
 #include "cpu/merge.hpp"
 
@@ -46,6 +47,9 @@ class CpuBackend final : public BackendInterface {
 
   bool merges() const override { return true; }
   void merge(const MergeArgs& args) const override { cpu::merge(args); }
+
+  bool appends() const override { return true; }
+  void append(const AppendArgs& args) const override { cpu::append(args); }
 };
 constexpr CpuBackend kBackend;
 

@@ -5,6 +5,7 @@
 // looks).
 #include "cpu/kernels.hpp"
 
+#include <exactile/cpu/append.hpp>
 #include <exactile/cpu/kernel.hpp>
 #include <exactile/cpu/merge.hpp>
 #include <exactile/support.def>
@@ -29,7 +30,9 @@ template <class Element>
 static constexpr ElementKernels kernels_of() {
   return {.work_group = {EXACTILE_POLICIES(EXACTILE_COLUMN)},
           .scratch_bytes = Scratch<Traits<Element>>::bytes,
-          .merge_tokens = merge_tokens<Element>};
+          .merge_tokens = merge_tokens<Element>,
+          .append_tokens = {append_tokens<Element, float>, append_tokens<Element, Fp16>,
+                            append_tokens<Element, Bf16>}};
 }
 
 /// What head dims are multiples of, in the order of Dtype.

@@ -1,6 +1,7 @@
 // src/cpu/kernels.hpp - the kernels of one instruction set, as a table that the launch looks up.
 #pragma once
 
+#include <exactile/append.hpp>
 #include <exactile/cpu/params.hpp>
 #include <exactile/merge.hpp>
 #include <exactile/scheduler.hpp>
@@ -17,10 +18,14 @@ using WorkGroupFn = void (*)(const PrefillParams&, const void* schedule, int32_t
 /// Merges the rows of the tokens from `begin`, before `end`.
 using MergeFn = void (*)(const MergeParams&, int64_t begin, int64_t end);
 
+/// Writes the rows of the tokens from `begin`, before `end`, into a cache.
+using AppendFn = void (*)(const AppendParams&, int64_t begin, int64_t end);
+
 struct ElementKernels {
   WorkGroupFn work_group[kNumSchedulers];
   int64_t (*scratch_bytes)(const PrefillParams&);
   MergeFn merge_tokens;
+  AppendFn append_tokens[kNumDtypes];  ///< by the cache's dtype
 };
 
 struct KernelTable {

@@ -32,7 +32,7 @@ struct ArrayStruct {
 
 /// numpy's types and dtypes. Never freed: the interpreter is finalised first.
 struct Numpy {
-  nb::object array_type, float32, float16, uint16, int32;
+  nb::object array_type, float32, float16, uint16, int32, int64;
   nb::object bfloat16;  ///< that of ml_dtypes; null until one is seen
   nb::object dtype = intern("dtype"), array_struct = intern("__array_struct__");
 
@@ -52,6 +52,7 @@ struct Numpy {
     float16 = numpy.attr("dtype")("float16");
     uint16 = numpy.attr("dtype")("uint16");
     int32 = numpy.attr("dtype")("int32");
+    int64 = numpy.attr("dtype")("int64");
   }
   static nb::object intern(const char* name) { return nb::steal(PyUnicode_InternFromString(name)); }
 };
@@ -61,8 +62,9 @@ Dtype numpy_dtype(nb::handle x, const ArrayRequest& request) {
   Numpy& numpy = Numpy::get();
   const nb::object dtype = x.attr(numpy.dtype);
   if (request.planned == Dtype::kInt32) {
-    if (!dtype.is(numpy.int32) && !dtype.equal(numpy.int32)) refuse_dtype(x, request);
-    return Dtype::kInt32;
+    if (dtype.equal(numpy.int32)) return Dtype::kInt32;
+    if (request.or_int64 && dtype.equal(numpy.int64)) return Dtype::kInt64;
+    refuse_dtype(x, request);
   }
   if (dtype.is(numpy.float32)) return Dtype::kFloat32;
   if (dtype.is(numpy.float16)) return Dtype::kFloat16;
@@ -187,7 +189,8 @@ void refuse_dtype(nb::handle x, const ArrayRequest& request) {
   if (name.size() > kLongest) name = name.substr(0, kLongest) + "...";
   if (name == "uint16") name += " (with dtype=\"bfloat16\" it is its storage)";
   const bool indices = request.planned == Dtype::kInt32;
-  refuse(request, indices ? "of dtype int32" : "of dtype float32, float16 or bfloat16", name);
+  const char* const integers = request.or_int64 ? "of dtype int32 or int64" : "of dtype int32";
+  refuse(request, indices ? integers : "of dtype float32, float16 or bfloat16", name);
 }
 
 nb::handle imported(nb::handle name) {
@@ -203,8 +206,10 @@ std::string class_name(nb::handle x) { return text_of(x.type().attr("__name__"))
 Dtype dtype_of(dlpack::DataType type, nb::handle x, const ArrayRequest& request) {
   const auto known = std::ranges::find(dlpack::kDataTypes, type);
   const auto dtype = static_cast<Dtype>(known - std::begin(dlpack::kDataTypes));
-  const bool indices = request.planned == Dtype::kInt32;
-  if (known != std::end(dlpack::kDataTypes) && (dtype == Dtype::kInt32) == indices) return dtype;
+  const bool taken = request.planned == Dtype::kInt32
+                         ? dtype == Dtype::kInt32 || (request.or_int64 && dtype == Dtype::kInt64)
+                         : static_cast<int>(dtype) < kNumDtypes;
+  if (known != std::end(dlpack::kDataTypes) && taken) return dtype;
   if (type == dlpack::kUInt16 && request.planned == Dtype::kBfloat16) return Dtype::kBfloat16;
   refuse_dtype(x, request);
 }

@@ -17,6 +17,7 @@ struct ArrayRequest {
   int or_rank = -1;                                ///< taken too; -1: none
   const char* dims = "(tokens, heads, head_dim)";  ///< for messages
   bool writable = false;                           ///< refuse an array that is not
+  bool or_int64 = false;                           ///< where int32 is `planned`
   const char* function = "varlen_prefill";         ///< begins the messages
 };
 
@@ -47,7 +48,8 @@ struct ArrayFields {
 /// Refuses another rank than the request's, and no memory under a shape that needs some.
 ArrayRef checked_ref(const ArrayFields& fields, nanobind::handle x, const ArrayRequest& request);
 
-/// What a request takes: int32, or float32, float16, bfloat16, or uint16 as storage of bfloat16.
+/// What a request takes: int32 (and int64), or float32, float16, bfloat16, or uint16 as storage of
+/// bfloat16.
 Dtype dtype_of(dlpack::DataType type, nanobind::handle x, const ArrayRequest& request);
 
 /// "varlen_prefill: expected q <expected>, got <got>" for that function, a ValueError or a

@@ -18,6 +18,7 @@
 #include "cpu/thread_pool.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/launch.hpp"
+#include "python/append_bindings.hpp"
 #include "python/arrays.hpp"
 #include "python/cuda_bindings.hpp"
 #include "python/jit_bindings.hpp"
@@ -336,6 +337,7 @@ NB_MODULE(_core, m) {
   m.def("support", &support);
   bind_arrays(m);
   bind_merge(m);
+  bind_append(m);
   jit::bind(m);
   cuda::bind(m);
   sycl::bind(m);

@@ -5,7 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "api/merge.hpp"
-#include "python/arrays.hpp"
+#include "python/array_reader.hpp"
 #include "python/python_threads.hpp"
 #include "python/torch_arrays.hpp"
 
@@ -16,48 +16,22 @@ namespace {
 
 constexpr const char* kFunction = "merge";
 
-/// Reads arrays, and keeps what keeps them.
-class Reader {
- public:
-  /// `dtype`: that its storage is of, or "".
-  explicit Reader(const std::string& dtype)
-      : planned_(dtype.empty() ? Dtype::kFloat32
-                               : from_name<Dtype>(dtype, kDtypeNames, "merge: dtype")) {}
+/// What a result may be: `dtype` as the caller said, or "".
+ArrayRequest result_request(const char* name, const std::string& dtype) {
+  const Dtype planned =
+      dtype.empty() ? Dtype::kFloat32 : from_name<Dtype>(dtype, kDtypeNames, "merge: dtype");
+  return {.name = name, .planned = planned};
+}
 
-  ArrayRef result(nb::handle x, const std::string& name, bool writable = false) {
-    return read(
-        x,
-        {.name = name.c_str(), .planned = planned_, .writable = writable, .function = kFunction});
-  }
-
-  ArrayRef lse(nb::handle x, const std::string& name, bool writable = false) {
-    return read(x, {.name = name.c_str(),
-                    .planned = Dtype::kFloat32,
-                    .rank = 2,
-                    .dims = "(num_heads, total_q)",
-                    .writable = writable,
-                    .function = kFunction});
-  }
-
-  nb::list take() { return std::move(kept_); }
-
- private:
-  ArrayRef read(nb::handle x, const ArrayRequest& request) {
-    Array array = read_array(x, request);
-    kept_.append(x);
-    if (array.keep.is_valid()) kept_.append(array.keep);  // a capsule may hold a copy of its own
-    return array.ref;
-  }
-
-  const Dtype planned_;
-  nb::list kept_;
-};
+ArrayRequest lse_request(const char* name) {
+  return {.name = name, .planned = Dtype::kFloat32, .rank = 2, .dims = "(num_heads, total_q)"};
+}
 
 /// (shape, dtype, DLPack's device type) of the first result. `dtype`: as the caller said, or "".
 nb::tuple info(nb::handle x, const std::string& name, const std::string& dtype) {
   const Torch* const torch = Torch::loaded();
   if (torch && torch->owns(x)) torch->refuse_tracing(kFunction);
-  const ArrayRef ref = Reader(dtype).result(x, name);
+  const ArrayRef ref = ArrayReader(kFunction).read(x, result_request(name.c_str(), dtype));
   check_merge_memory(ref.device);
   return nb::make_tuple(nb::make_tuple(ref.shape[0], ref.shape[1], ref.shape[2]),
                         name_of(ref.dtype, kDtypeNames), ref.device.type);
@@ -68,7 +42,7 @@ nb::tuple info(nb::handle x, const std::string& name, const std::string& dtype) 
 void merge(const std::vector<std::string>& names, nb::list outs, nb::list lses, nb::handle out,
            nb::handle lse, const std::string& dtype, uint64_t stream, bool out_is_callers,
            int threads) {
-  Reader reader(dtype);
+  ArrayReader reader(kFunction);
   MergeArgs args{
       .parts = {},
       .dtype = from_name<Dtype>(dtype, kDtypeNames, "merge: dtype"),
@@ -81,11 +55,13 @@ void merge(const std::vector<std::string>& names, nb::list outs, nb::list lses, 
     const std::string &out_name = names[2 * i], &lse_name = names[2 * i + 1];
     args.parts.push_back({.out_name = out_name,
                           .lse_name = lse_name,
-                          .out = reader.result(outs[i], out_name),
-                          .lse = reader.lse(lses[i], lse_name)});
+                          .out = reader.read(outs[i], result_request(out_name.c_str(), dtype)),
+                          .lse = reader.read(lses[i], lse_request(lse_name.c_str()))});
   }
-  args.out = reader.result(out, "out", true);
-  if (!lse.is_none()) args.lse = static_cast<float*>(reader.lse(lse, "lse", true).data);
+  ArrayRequest written = result_request("out", dtype);
+  written.writable = true;
+  args.out = reader.read(out, written);
+  if (!lse.is_none()) args.lse = static_cast<float*>(reader.read(lse, lse_request("lse")).data);
   check_merge(args);
   if (const Torch* const torch = Torch::loaded()) {
     for (const nb::handle x : outs) torch->refuse_tangents({x}, kFunction);

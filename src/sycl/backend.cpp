@@ -1,6 +1,7 @@
 // src/sycl/backend.cpp - what the planner and the runs ask of SYCL.
 #include "sycl/backend.hpp"
 
+#include "sycl/append.hpp"
 #include "sycl/kernels.hpp"
 #include "sycl/launch.hpp"
 #include "sycl/merge.hpp"
@@ -55,6 +56,10 @@ class SyclBackend final : public BackendInterface {
   bool merges() const override { return true; }
   std::string refuse_merge(const MergeArgs& args) const override { return merge_refusal(args); }
   void merge(const MergeArgs& args) const override { sycl::merge(args); }
+
+  bool appends() const override { return true; }
+  std::string refuse_append(const AppendArgs& args) const override { return append_refusal(args); }
+  void append(const AppendArgs& args) const override { sycl::append(args); }
 };
 constexpr SyclBackend kBackend;
 

@@ -1,8 +1,8 @@
 // src/sycl/kernels.cpp - a row of support.def without portable Traits does not compile.
 #include "sycl/kernels.hpp"
 
-#include <exactile/sycl/merge_rows.hpp>
 #include <exactile/sycl/portable/traits.hpp>
+#include <exactile/sycl/rows.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 #include <iterator>
 #include <optional>
@@ -93,17 +93,28 @@ Loadable loadable_of(const KernelSpec& spec) {
           .registers = shape.registers};
 }
 
-Loadable loadable_of(const MergeSpec& spec) {
-  return {.program = {.source = "#include <exactile/sycl/merge.hpp>\n",
-                      .name_expression =
-                          "exactile::sycl::merge_kernel<" + element_name(spec.dtype) + ">",
+/// `name`: "merge", for merge_kernel in merge.hpp. `dtype`: that the device has to have.
+Loadable kernel_of_rows(const std::string& name, const std::string& arguments, Dtype dtype) {
+  return {.program = {.source = "#include <exactile/sycl/" + name + ".hpp>\n",
+                      .name_expression = "exactile::sycl::" + name + "_kernel<" + arguments + ">",
                       .architecture = "",
                       .language = jit::Language::kSycl},
           .kernel = SyclKernel::kPortable,
-          .dtype = spec.dtype,
-          .threads = MergeRows::kThreads,
+          .dtype = dtype,
+          .threads = Rows::kThreads,
           .local_bytes = 0,
           .registers = 128};
+}
+
+Loadable loadable_of(const MergeSpec& spec) {
+  return kernel_of_rows("merge", element_name(spec.dtype), spec.dtype);
+}
+
+Loadable loadable_of(const AppendSpec& spec) {
+  const bool converts_fp16 =
+      spec.from != spec.to && (spec.from == Dtype::kFloat16 || spec.to == Dtype::kFloat16);
+  return kernel_of_rows("append", element_name(spec.from) + ", " + element_name(spec.to),
+                        converts_fp16 ? Dtype::kFloat16 : Dtype::kFloat32);
 }
 
 }  // namespace
@@ -164,8 +175,10 @@ std::vector<jit::Program> shipped_programs() {
            .kernel = SyclKernel::kPortable}));
     }
   }
-  for (int dtype = 0; dtype < kNumDtypes; ++dtype) {
-    programs.push_back(loadable(MergeSpec{static_cast<Dtype>(dtype)}).program);
+  for (int i = 0; i < kNumDtypes; ++i) {
+    const auto dtype = static_cast<Dtype>(i);
+    programs.push_back(loadable(MergeSpec{dtype}).program);
+    programs.push_back(loadable(AppendSpec{dtype, dtype}).program);
   }
   return programs;
 }

@@ -42,7 +42,14 @@ struct MergeSpec {
   friend auto operator<=>(const MergeSpec&, const MergeSpec&) = default;
 };
 
-using AnySpec = std::variant<KernelSpec, MergeSpec>;
+/// The kernel that writes rows of one dtype into a cache of another.
+struct AppendSpec {
+  Dtype from, to;
+
+  friend auto operator<=>(const AppendSpec&, const AppendSpec&) = default;
+};
+
+using AnySpec = std::variant<KernelSpec, MergeSpec, AppendSpec>;
 
 /// What a kernel is asked for; `page_size` 0: no pages.
 struct Wanted {
@@ -72,8 +79,8 @@ struct Loadable {
 Loadable loadable(const AnySpec& spec);
 
 /// What a build on a machine with a SYCL device compiles: the portable kernel's rows under every
-/// scheduler, and the merging of results. Those for one generation of GPUs can be built where there
-/// is one.
+/// scheduler, merges, and appends of a dtype to its own. Those for one generation of GPUs can be
+/// built where there is one.
 std::vector<jit::Program> shipped_programs();
 
 }  // namespace exactile::sycl

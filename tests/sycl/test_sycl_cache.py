@@ -82,7 +82,7 @@ def test_saved_by_one_process_and_run_by_another(tmp_path):
 def test_a_wheel_built_with_kernels_has_all_of_them(tmp_path):
     shipped = exactile.info()["backends"]["sycl"]["kernels"]
     require("spirv")
-    assert shipped == len(ROWS) * len(exactile.SCHEDULERS) + len(DTYPES)  # merge
+    assert shipped == len(ROWS) * len(exactile.SCHEDULERS) + 2 * len(DTYPES)  # merge, append_kv
     assert python(RUN, str(TESTS), "wheel", folder=tmp_path) == "wheel\n"
     assert list(tmp_path.iterdir()) == []
 

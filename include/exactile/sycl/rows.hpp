@@ -1,12 +1,12 @@
-// exactile/sycl/merge_rows.hpp - which rows the merge kernel's work-groups take. Shared by host and
-// device.
+// exactile/sycl/rows.hpp - which rows the work-groups of a kernel take that has a sub-group for
+// each. Shared by host and device.
 #pragma once
 
 #include <exactile/platform.hpp>
 
 namespace exactile::sycl {
 
-struct MergeRows {
+struct Rows {
   static constexpr int kSubGroup = 16;                       ///< work-items of a row
   static constexpr int kOfWorkGroup = 8;                     ///< rows
   static constexpr int kThreads = kSubGroup * kOfWorkGroup;  ///< work-items of a work-group

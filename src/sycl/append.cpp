@@ -1,0 +1,40 @@
+// src/sycl/append.cpp - see append.hpp.
+#include "sycl/append.hpp"
+
+#include "sycl/reachable.hpp"
+#include "sycl/row_launch.hpp"
+
+namespace exactile::sycl {
+namespace {
+
+Queue* queue_of(const AppendArgs& args) { return reinterpret_cast<Queue*>(args.stream); }
+
+}  // namespace
+
+std::string append_refusal(const AppendArgs& args) {
+  Queue* const queue = queue_of(args);
+  if (!queue) return "expected a SYCL queue to run on, got none";
+  const std::pair<const char*, const ArrayRef&> arrays[] = {{"k_new", args.k_new},
+                                                            {"v_new", args.v_new},
+                                                            {"k_cache", args.k_cache},
+                                                            {"v_cache", args.v_cache},
+                                                            {"slot_mapping", args.slots}};
+  for (const auto& [name, array] : arrays) {
+    if (&array == &args.slots && args.host_slots) continue;
+    const std::string refused = refuse_context(queue, name, array);
+    if (!refused.empty()) return refused;
+  }
+  return "";
+}
+
+void append(const AppendArgs& args) {
+  std::shared_ptr<DeviceMemory> uploaded;
+  if (args.host_slots) uploaded = upload(queue_of(args), *args.host_slots);
+  const auto* const slots = uploaded ? static_cast<const int64_t*>(address_of(uploaded)) : nullptr;
+  const AppendParams params = append_params(args, slots);
+  launch_rows(queue_of(args), AppendSpec{args.k_new.dtype, args.k_cache.dtype}, params,
+              {.count = params.num_tokens * params.num_heads},
+              {.arrays = args.arrays, .uploaded = uploaded});
+}
+
+}  // namespace exactile::sycl
