@@ -51,11 +51,11 @@ class MergedRow {
     }
   }
 
-  EXACTILE_HOST_DEVICE bool sees(int32_t i) const { return lse_of(i) != -__builtin_inff(); }
+  EXACTILE_HOST_DEVICE bool sees(int32_t i) const { return lse_of(i) != -kInfinity; }
 
   /// Of a part that saw a key: exp(lse_i - lse).
   EXACTILE_HOST_DEVICE float weight(int32_t i) const {
-    if (is_nan()) return __builtin_nanf("");
+    if (is_nan()) return kNan;
     return relative(i) / sum_;
   }
 
@@ -65,12 +65,15 @@ class MergedRow {
   }
 
   EXACTILE_HOST_DEVICE float lse() const {
-    if (num_seen_ == 0) return -__builtin_inff();
-    if (is_nan()) return __builtin_nanf("");
+    if (num_seen_ == 0) return -kInfinity;
+    if (is_nan()) return kNan;
     return num_seen_ == 1 ? reference_ : reference_ + Math::log(sum_);
   }
 
  private:
+  static constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000);
+  static constexpr float kNan = __builtin_bit_cast(float, 0x7fc00000);
+
   EXACTILE_HOST_DEVICE float lse_of(int32_t i) const {
     const MergePart& part = params_.part(i);
     return part.lse[head_ * part.lse_head_stride + token_ * part.lse_token_stride];
@@ -85,8 +88,8 @@ class MergedRow {
   const MergeParams& params_;
   const int64_t head_, token_;
   int32_t num_seen_ = 0, last_seen_ = -1;
-  float reference_ = -__builtin_inff();  ///< the largest lse
-  float sum_ = 0;                        ///< of exp(lse_i - reference_)
+  float reference_ = -kInfinity;  ///< the largest lse
+  float sum_ = 0;                 ///< of exp(lse_i - reference_)
 };
 
 #if defined(__clang__) || defined(__CUDACC__) || defined(__CUDACC_RTC__)

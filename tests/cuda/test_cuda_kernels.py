@@ -79,6 +79,21 @@ def test_layouts_and_scores_compile(family, layout, scores, tmp_path, monkeypatc
     assert name.encode() in image
 
 
+@needs("nvrtc")
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("element", ["float", "exactile::Fp16", "exactile::Bf16"])
+def test_the_merge_of_results_compiles(element, architecture, tmp_path, monkeypatch):
+    """`exactile.merge` does not ask for it yet: it has not been run on a GPU."""
+    monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
+    program = (
+        "#include <exactile/cuda/merge.hpp>\n",
+        f"exactile::cuda::merge_kernel<{element}>",
+    )
+    origin, _, name, image = _core.find_cubin(*program, architecture)
+    assert origin in ("compiler", "memory")
+    assert name.encode() in image
+
+
 @pytest.mark.parametrize(("dtype", "head_dim", "head_dim_v"), ROWS)
 def test_plans_need_no_gpu(dtype, head_dim, head_dim_v):
     plan = exactile.plan(

@@ -233,6 +233,16 @@ EXACTILE_DEVICE uint32_t low_bits(int32_t count) {
   return bits;
 }
 
+EXACTILE_DEVICE float to_float(float x) { return x; }
+EXACTILE_DEVICE float to_float(Bf16 x) {
+  return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+}
+EXACTILE_DEVICE float to_float(Fp16 x) {
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
+  return result;
+}
+
 /// Two floats, rounded, in one word; `low` in the lower half.
 template <class Element>
 EXACTILE_DEVICE uint32_t pack(float low, float high) {
