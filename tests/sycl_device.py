@@ -26,6 +26,21 @@ def put(x: np.ndarray, queue: Any = None) -> Any:
     return dpnp.asarray(x, sycl_queue=queue)
 
 
+def put_view(x: np.ndarray) -> Any:
+    """`x` where it lies in the array that it is a view of, which `put` makes dense."""
+    whole = x
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    on = put(whole)
+    return dpnp.tensor.usm_ndarray(
+        x.shape,
+        dtype=on.dtype,
+        buffer=on.get_array().usm_data,
+        strides=[stride // x.itemsize for stride in x.strides],
+        offset=(x.ctypes.data - whole.ctypes.data) // x.itemsize,
+    )
+
+
 def get(x: Any, dtype: Any) -> np.ndarray:
     """A numpy array of `dtype`; waits for the array's queue."""
     host = dpnp.asnumpy(x)
@@ -42,10 +57,14 @@ def run(batch: Batch, queue: Any = None, **options: Any) -> tuple[np.ndarray, np
     return get(out, batch.q.dtype), dpnp.asnumpy(lse)
 
 
-def small_plan(dtype: str, head_dim: int, head_dim_v: int, scheduler: str) -> exactile.Plan:
+def small_plan(
+    dtype: str, head_dim: int, head_dim_v: int, scheduler: str, page_size: int | None = None
+) -> exactile.Plan:
     """A plan of the least work, for `compile_ahead`."""
     return exactile.plan(
         [0, 1],
+        seqused_k=None if page_size is None else [1],
+        page_size=page_size,
         num_heads_q=1,
         num_heads_kv=1,
         head_dim=head_dim,
@@ -56,10 +75,10 @@ def small_plan(dtype: str, head_dim: int, head_dim_v: int, scheduler: str) -> ex
     )
 
 
-def compile_ahead(plans: list[exactile.Plan]) -> None:
-    """Compile what is not in the cache yet, two at a time."""
+def compile_ahead(plans: list[exactile.Plan], *, general: bool = False) -> None:
+    """Compile what is not in the cache yet, two at a time. `general`: with general scores."""
     queue = _sycl.default_queue()
-    programs = {_core.sycl_kernel(plan._core)[-2:] for plan in plans}
+    programs = {_core.sycl_kernel(plan._core, general)[-2:] for plan in plans}
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda program: _sycl.find_spirv(queue, *program), programs))
 

@@ -28,11 +28,20 @@ class Tools(NamedTuple):
     iga64: str = "iga64"
 
 
-def spirv(kernel: str, dtype: str, head_dim: int, head_dim_v: int, folder: Path) -> Path:
+def spirv(
+    kernel: str,
+    dtype: str,
+    head_dim: int,
+    head_dim_v: int,
+    folder: Path,
+    *,
+    page_size: int | None = None,
+    general: bool = False,
+) -> Path:
     """SPIR-V of one kernel. That the SYCL device here may not take it does not matter."""
     with mock.patch.dict(os.environ, EXACTILE_SYCL_KERNEL=kernel):
-        plan = small_plan(dtype, head_dim, head_dim_v, "ValidOnlyPersistent")
-    source, name_expression = _core.sycl_kernel(plan._core)[-2:]
+        plan = small_plan(dtype, head_dim, head_dim_v, "ValidOnlyPersistent", page_size=page_size)
+    source, name_expression = _core.sycl_kernel(plan._core, general)[-2:]
     queue, unused = _sycl.default_queue(), folder / "unused.spv"
     done = subprocess.run(
         [sys.executable, "-m", "exactile._sycl_compile"],

@@ -371,7 +371,7 @@ class Plan:
         several threads share the helper threads, and signals are answered between tiles: Ctrl-C
         ends a run and leaves `out` partly written.
 
-        `softcap`, `sinks`, `alibi_slopes`, pages and used lengths: on the CPU for now.
+        `softcap`, `sinks`, `alibi_slopes`, pages and used lengths: on the CPU and SYCL for now.
 
         References
         ----------
@@ -388,7 +388,7 @@ class Plan:
         walk = self._own_policy.before_run() if self._own_policy else None
         results = self._results(core, q, stream)
         result, lse = out, None
-        rows = core.total_q
+        rows: int | None = core.total_q
         while rows is not None:  # once, or again where q has more rows
             if out is None:
                 result = results.empty(q, (rows, core.num_heads_q, core.head_dim_v), core.dtype)

@@ -49,6 +49,28 @@ def test_main_loop(dtype, head_dim, head_dim_v, tmp_path):
     assert len(loop) < 400, counts
 
 
+@pytest.mark.parametrize("kernel", ["xmx_xe_hpc", "xmx_xe2"])
+@pytest.mark.parametrize(
+    ("page_size", "general"),
+    [(16, False), (None, True), (16, True)],
+    ids=["pages", "scores", "both"],
+)
+def test_main_loop_that_serves(page_size, general, kernel, tmp_path):
+    """Values come in messages of 16 keys; nothing is spilled for pages or other scores. (Debian's
+    compiler knows no Xe2: its messages are read as those of pvc.)"""
+    image = spirv(kernel, "bfloat16", 128, 128, tmp_path, page_size=page_size, general=general)
+    code = Code.parse(assembly(image, "pvc", 256, TOOLS))
+    loop = code.main_loop()
+    counts = mix(loop)
+    want = expected(16, 32, 128, 128)
+    assert counts["dpas"] == want.dpas
+    assert counts["load_block2d d32t"] == want.key_loads
+    assert counts["load_block2d d16v"] == 2 * want.value_loads
+    assert counts["prefetch"] > 0
+    assert scratch_accesses(code.instructions) == 0
+    assert len(loop) < 650, counts
+
+
 @pytest.mark.parametrize("device", ["pvc", "acm-g10"])
 @pytest.mark.parametrize(("dtype", "head_dim"), [("bfloat16", 128), ("float32", 64)])
 def test_portable_kernel_compiles(device, dtype, head_dim, tmp_path):

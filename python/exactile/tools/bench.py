@@ -175,7 +175,9 @@ def verify(
         keys = {"cu_seqlens_k": None, "seqused_k": plan.seqlens.k}
     rows = sampled_rows(plan)
     return compare(
-        *((out, lse), *data, cu_seqlens_q),
+        (out, lse),
+        *data,
+        cu_seqlens_q,
         **keys,
         dtype=plan.dtype,
         rows=rows,
