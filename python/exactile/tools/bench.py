@@ -170,18 +170,19 @@ def verify(
     Verification
     """
     cu_seqlens_q, cu_seqlens_k = Lengths(*plan.seqlens).cu_seqlens
-    keys: dict[str, Any] = {"cu_seqlens_k": cu_seqlens_k}
-    if plan.page_size:
-        keys = {"cu_seqlens_k": None, "seqused_k": plan.seqlens.k}
+    used = {"seqused_k": plan.seqlens.k} if plan.page_size else {}
     rows = sampled_rows(plan)
     return compare(
         (out, lse),
-        *data,
+        data.q,
+        data.k,
+        data.v,
         cu_seqlens_q,
-        **keys,
+        None if plan.page_size else cu_seqlens_k,
         dtype=plan.dtype,
         rows=rows,
         window=plan.window,
+        **used,
         **options,
     )
 
