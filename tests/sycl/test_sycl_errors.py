@@ -115,7 +115,7 @@ def test_a_runtime_of_another_version(version, got):
         new.restype = ctypes.py_object
         new.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
         table = new(ctypes.addressof(number), b"exactile_sycl.table", None)
-    with pytest.raises(RuntimeError, match=f"expected an exactile-sycl with interface 2, {got}"):
+    with pytest.raises(RuntimeError, match=rf"an exactile-sycl with interface \d+, {got}"):
         _core.sycl_use_runtime(table)
     batch = make_batch([5])
     batch.check(*run(batch))
