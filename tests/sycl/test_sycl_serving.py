@@ -210,6 +210,22 @@ def test_pages_of_several_sequences_and_long_ones(kernel):
     assert_same_results(results, serve(batch))
 
 
+@by_both
+@pytest.mark.parametrize("number", [-1, 2**31 - 1, -(2**31), 1 << 20])
+def test_numbers_of_no_page_lead_to_the_cache(number, kernel):
+    """To a page of it: of another sequence, whose own results stay."""
+    batch = make_batch([40, 7], [100, 90], dtype="bfloat16")
+    paged = in_pages(batch, 16, poison=0.0)
+    want, wrong = serve(paged), replace(paged, serving=dict(paged.serving))
+    table = wrong.serving["block_table"].copy()
+    table[0, 1] = number
+    wrong.serving["block_table"] = table
+    out, lse = serve(wrong)
+    assert_same_results((out[40:], lse[:, 40:]), (want[0][40:], want[1][:, 40:]))
+    assert np.isfinite(out.astype(np.float32)).all()
+    assert np.isfinite(lse).all()
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
