@@ -444,7 +444,7 @@ def plan(
         Plain lengths, instead of the running sums.
     seqused_q, seqused_k : integers, shape (batch,), optional
         Queries and keys of a sequence that count, the first ones; not more than the lengths say.
-        Default: all. (CPU for now, as `page_size`.)
+        Default: all. (CPU and SYCL for now, as `page_size`.)
     page_size : int, optional
         Keys and values lie in pages of so many (`Plan.run` takes their `block_table`). Their number
         is `seqused_k` then, or what `cu_seqlens_k` or `seqlens_k` say; one of these is given.
