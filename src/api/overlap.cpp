@@ -15,8 +15,8 @@ __extension__ using Wide = __int128;
 struct Box {
   Wide begin;
   int dims;
-  Wide stride[kMaxRank - 1];
-  int64_t count[kMaxRank - 1];
+  Wide stride[kMaxRank - 1] = {};
+  int64_t count[kMaxRank - 1] = {1, 1, 1};
   Wide row;
 
   explicit Box(const ArrayRef& a)
@@ -78,11 +78,9 @@ bool elements_are_distinct(const ArrayRef& a) {
   if (!a.has_elements()) return true;
   const Box x(a);
   std::array<int, kMaxRank - 1> order{0, 1, 2};
-  std::sort(order.begin(), order.begin() + x.dims,
-            [&](int i, int j) { return x.stride[i] < x.stride[j]; });
+  std::ranges::sort(order, {}, [&](int i) { return x.stride[i]; });
   Wide reach = x.row;
-  for (int place = 0; place < x.dims; ++place) {
-    const int i = order[place];
+  for (const int i : order) {
     if (x.count[i] <= 1) continue;
     if (x.stride[i] < reach) return false;
     reach += x.stride[i] * (x.count[i] - 1);
