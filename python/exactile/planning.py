@@ -319,14 +319,14 @@ class Plan:
         softmax_scale : float, optional
             Finite and > 0, as a float32 too. Default: ``head_dim ** -0.5``.
         softcap : float, optional
-            Scores become ``softcap * tanh(score / softcap)``, after `softmax_scale` [1]_. Default,
-            and 0: they stay.
+            Scores become ``softcap * tanh(score / softcap)``, after `softmax_scale`. Default, and
+            0: they stay.
         sinks : float32 array, shape (num_heads_q,), optional
-            A logit of every row that has no value: it takes its part of the row's sum [2]_. -inf:
+            A logit of every row that has no value: it takes its part of the row's sum. -inf:
             none.
         alibi_slopes : float32 array, shape (num_heads_q,) or (batch, num_heads_q), optional
             After `softcap`, ``slope * |i + (len_k - len_q) - j|`` is taken from the score of row i
-            and key j [3]_.
+            and key j.
         block_table : int32 array, shape (batch, max_pages), optional
             With `page_size`: the pages of a sequence's keys, in order. Entries past its last key
             are not read. The last dimension is contiguous.
@@ -375,9 +375,8 @@ class Plan:
 
         References
         ----------
-        .. [1] Gemma 2, arXiv:2408.00118.
-        .. [2] Attention sinks, arXiv:2309.17453; as learned logits in gpt-oss, arXiv:2508.10925.
-        .. [3] ALiBi, arXiv:2108.12409.
+        softcap: arXiv:2408.00118. sinks: arXiv:2309.17453, as learned logits arXiv:2508.10925.
+        alibi_slopes: arXiv:2108.12409.
         """
         if (hook := _core.suspend_compiler()) is not None:  # as `eager`, without its 0.3 us
             try:

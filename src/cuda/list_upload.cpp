@@ -1,6 +1,8 @@
 // src/cuda/list_upload.cpp - the transitions.
 #include "cuda/list_upload.hpp"
 
+#include <stdexcept>
+
 namespace exactile::cuda {
 
 void ListUpload::planner_enqueued(const LaunchStream& stream) {
@@ -16,7 +18,15 @@ void ListUpload::before_launch(const LaunchStream& stream, const Block& lists, s
     copy(stream, lists, bytes);
     if (!stream.capturing) return;
   }
-  if (state_ == State::kUnmarked) mark(writer_);
+  if (state_ == State::kUnmarked) {
+    if (LaunchStream(writer_).capturing) {
+      throw std::invalid_argument(
+          "varlen_prefill: expected a plan that was made in the capture or run before it, got one "
+          "whose lengths are read on a stream that has been captured since: nothing outside a "
+          "graph can wait for what was enqueued there");
+    }
+    mark(writer_);
+  }
   wait_on(stream);
 }
 
@@ -53,6 +63,9 @@ void ListUpload::wait_on(const LaunchStream& stream) {
 Event ListUpload::last_event(bool launched) {
   if (state_ == State::kUnmarked && !launched) {
     const ContextScope scope(device_);
+    if (LaunchStream(writer_).capturing) {
+      throw std::runtime_error("the planner's end is not known while its stream is captured");
+    }
     mark(writer_);
   }
   return event_;

@@ -34,10 +34,12 @@ class ListUpload {
   void planner_enqueued(const LaunchStream& stream);
 
   /// What `stream` is given next finds `bytes` of the block there. The device's context is current.
+  /// Throws std::invalid_argument where the planner's stream is captured and none has waited yet.
   void before_launch(const LaunchStream& stream, const Block& lists, std::size_t bytes);
 
   /// After the last launch: the writer's event, or null where a launch's own is later. `launched`:
-  /// whether there was any.
+  /// whether there was any. Throws std::runtime_error where there was none and the planner's stream
+  /// is captured: the block is not to be used again then.
   Event last_event(bool launched);
 
  private:

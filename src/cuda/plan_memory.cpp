@@ -63,7 +63,7 @@ DevicePlan::~DevicePlan() {
   try {
     if (const Event event = upload_.last_event(counters_.launched())) last_uses.push_back(event);
   } catch (const std::runtime_error&) {  // at exit the driver may be gone
-    return;
+    return;                              // not used again
   }
   counters_.release({lists_}, std::move(last_uses));
 }

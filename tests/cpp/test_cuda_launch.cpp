@@ -94,8 +94,9 @@ Plan make_plan(const Options& options = {}) {
 PrefillArgs make_args(const Plan& plan, Stream stream, int device = 0) {
   alignas(16) static std::byte memory[1];
   const ArrayRef array{.data = memory,
-                       .shape = {100, 1, plan.head_dim},
-                       .strides = {plan.head_dim, plan.head_dim, 1},
+                       .rank = 3,
+                       .shape = {100, 1, plan.head_dim, 1},
+                       .strides = {plan.head_dim, plan.head_dim, 1, 1},
                        .dtype = plan.dtype,
                        .device = {kDeviceCuda, device}};
   return {.q = array,
@@ -183,6 +184,41 @@ void check_planner() {
   expect(run(captured, s2), "zero s2; launch s2; record a s2; ");
   const std::string refused = refusal(captured, make_args(captured, &s1, 1));
   expect(refused, "expected arrays on CUDA 0, where cu_seqlens are, got them on CUDA 1");
+}
+
+/// Planned before its stream is captured, run first when it is: an event cannot be recorded there.
+void check_planner_before_a_capture() {
+  StreamTag s1{"s1"}, s2{"s2"};
+  gpu.forget_names();
+  {
+    const Plan plan = make_plan({.planner_stream = &s1});
+    gpu.take_notes();
+    s1.capturing = true;
+    for (StreamTag* const stream : {&s1, &s2}) {
+      std::string error;
+      try {
+        run(plan, *stream);
+      } catch (const std::invalid_argument& refused) {
+        error = refused.what();
+      }
+      EXACTILE_CHECK(error.find("made in the capture or run before it") != error.npos, error);
+      expect(gpu.take_notes(), "");
+    }
+    s1.capturing = false;
+    expect(run(plan, s2), "record a s1; wait a s2; launch s2; record b s2; ");
+    s1.capturing = true;
+    expect(run(plan, s1), "sync a; zero s1; launch s1; ");
+  }
+  gpu.take_notes();
+  auto never_run = std::make_unique<Plan>(make_plan({.planner_stream = &s2}));
+  const int32_t* const address = address_of(*never_run);
+  s2.capturing = true;
+  never_run.reset();
+  gpu.finish();
+  for (int i = 0; i < 3; ++i) {
+    const Plan meanwhile = make_plan();
+    EXACTILE_CHECK(address_of(meanwhile) != address, "block " << i);
+  }
 }
 
 /// Freed at once, used again when its launches are over.
@@ -275,6 +311,7 @@ int main() {
   check_graphs();
   check_policies();
   check_planner();
+  check_planner_before_a_capture();
   check_memory();
   check_loaded_kernels();
   check_compilation();
