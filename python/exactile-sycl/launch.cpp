@@ -116,8 +116,10 @@ void* allocate(std::size_t bytes, const ::sycl::device& device, const ::sycl::co
     handler.parallel_for(::sycl::nd_range<1>(all, group),
                          *reinterpret_cast<const ::sycl::kernel*>(launch.kernel));
   });
-  if (!in_order && counter) counter->last_use = done;
-  if (!in_order) queue.ext_oneapi_submit_barrier();
+  if (!in_order) {
+    if (counter) counter->last_use = done;
+    queue.ext_oneapi_submit_barrier();
+  }
   return done;
 }
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "api/array_checks.hpp"
 #include "api/backends.hpp"
-#include "api/overlap.hpp"
 
 namespace exactile {
 namespace {
@@ -14,34 +14,23 @@ namespace {
   throw std::invalid_argument("append_kv: " + message);
 }
 
+void fail_if(const std::string& refused) {
+  if (!refused.empty()) fail(refused);
+}
+
 /// That appends, and reaches the memory of a device; null: none does.
 const BackendInterface* find_backend(const Device& device) {
   return exactile::find_backend(device, &BackendInterface::appends);
 }
 
-/// "(5, 4, 64)".
-std::string text_of(std::span<const int64_t> shape) {
-  std::string text = "(";
-  for (const int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + (shape.size() == 1 ? ",)" : ")");
-}
-
 void check_array(const ArrayRef& array, const std::string& name, const ArrayRef& first,
                  std::initializer_list<int64_t> shape) {
-  if (array.device != first.device) {
-    fail("expected " + name + " on the device of k_new, " + to_string(first.device) + ", got " +
-         to_string(array.device));
+  fail_if(refuse_device(array, name, first.device, "k_new"));
+  if (!std::ranges::equal(shape_of(array), shape)) {
+    fail("expected " + name + " of shape " + shape_text({shape.begin(), shape.size()}) + ", got " +
+         shape_text(shape_of(array)));
   }
-  const std::span<const int64_t> sizes(array.shape.data(), array.rank);
-  if (!std::ranges::equal(sizes, shape)) {
-    fail("expected " + name + " of shape " + text_of({shape.begin(), shape.size()}) + ", got " +
-         text_of(sizes));
-  }
-  const int64_t stride = array.strides[array.rank - 1];
-  if (array.has_elements() && array.head_dim() > 1 && stride != 1) {
-    fail("expected the last dimension of " + name + " to be contiguous, got a stride of " +
-         std::to_string(stride) + " elements");
-  }
+  fail_if(refuse_rows(array, name));
 }
 
 void check_dtype(const ArrayRef& array, const std::string& name, const ArrayRef& as,
@@ -52,11 +41,7 @@ void check_dtype(const ArrayRef& array, const std::string& name, const ArrayRef&
 }
 
 void check_cache(const ArrayRef& cache, const std::string& name, const AppendArgs& args) {
-  if (!elements_are_distinct(cache)) {
-    fail("expected strides of " + name + " that lead to every element once, got " +
-         text_of({cache.strides.data(), static_cast<std::size_t>(cache.rank)}) + " for shape " +
-         text_of({cache.shape.data(), static_cast<std::size_t>(cache.rank)}));
-  }
+  fail_if(refuse_shared_elements(cache, name));
   const std::pair<const ArrayRef&, const char*> inputs[] = {
       {args.k_new, "k_new"}, {args.v_new, "v_new"}, {args.slots, "slot_mapping"}};
   for (const auto& [input, input_name] : inputs) {
@@ -113,8 +98,7 @@ void check_append(AppendArgs& args) {
   check_cache(args.k_cache, "k_cache", args);
   check_cache(args.v_cache, "v_cache", args);
   if (on_host) args.host_slots = checked_slots(args);
-  const std::string refused = find_backend(k.device)->refuse_append(args);
-  if (!refused.empty()) fail(refused);
+  fail_if(find_backend(k.device)->refuse_append(args));
 }
 
 void run_append(const AppendArgs& args) { find_backend(args.k_new.device)->append(args); }

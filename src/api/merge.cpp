@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "api/array_checks.hpp"
 #include "api/backends.hpp"
-#include "api/overlap.hpp"
 
 namespace exactile {
 namespace {
@@ -14,41 +14,30 @@ namespace {
   throw std::invalid_argument("merge: " + message);
 }
 
+void fail_if(const std::string& refused) {
+  if (!refused.empty()) fail(refused);
+}
+
 /// That merges, and reaches the memory of a device; null: none does.
 const BackendInterface* find_backend(const Device& device) {
   return exactile::find_backend(device, &BackendInterface::merges);
 }
 
-/// "(5, 4, 64)".
-std::string shape_of(const ArrayRef& array, int rank) {
-  std::string text = "(";
-  for (int i = 0; i < rank; ++i) text += (i ? ", " : "") + std::to_string(array.shape[i]);
-  return text + ")";
-}
-
 void check_place(const ArrayRef& array, const std::string& name, Dtype dtype,
                  const MergeArgs& args) {
-  if (array.dtype != dtype) {
-    fail("expected " + name + " of dtype " + name_of(dtype, kDtypeNames) + ", got " +
-         name_of(array.dtype, kDtypeNames));
-  }
-  const Device& device = args.parts[0].out.device;
-  if (array.device != device) {
-    fail("expected " + name + " on the device of " + args.parts[0].out_name + ", " +
-         to_string(device) + ", got " + to_string(array.device));
-  }
+  const MergeArgs::Part& first = args.parts[0];
+  fail_if(refuse_dtype(array, name, dtype));
+  fail_if(refuse_device(array, name, first.out.device, first.out_name));
 }
 
 void check_out(const ArrayRef& out, const std::string& name, const MergeArgs& args) {
   check_place(out, name, args.dtype, args);
   const ArrayRef& first = args.parts[0].out;
   if (out.shape != first.shape) {
-    fail("expected " + name + " of shape " + shape_of(first, 3) + ", got " + shape_of(out, 3));
+    fail("expected " + name + " of shape " + shape_text(shape_of(first)) + ", got " +
+         shape_text(shape_of(out)));
   }
-  if (out.has_elements() && out.shape[2] > 1 && out.strides[2] != 1) {
-    fail("expected the last dimension of " + name + " to be contiguous, got a stride of " +
-         std::to_string(out.strides[2]) + " elements");
-  }
+  fail_if(refuse_rows(out, name));
 }
 
 void check_lse(const ArrayRef& lse, const std::string& name, const MergeArgs& args) {
@@ -56,17 +45,13 @@ void check_lse(const ArrayRef& lse, const std::string& name, const MergeArgs& ar
   const ArrayRef& first = args.parts[0].out;
   if (lse.shape[0] != first.shape[1] || lse.shape[1] != first.shape[0]) {
     fail("expected " + name + " of shape (" + std::to_string(first.shape[1]) + ", " +
-         std::to_string(first.shape[0]) + "), got " + shape_of(lse, 2));
+         std::to_string(first.shape[0]) + "), got " + shape_text(shape_of(lse)));
   }
 }
 
 /// Every column of a row is written when it was read in all parts, so `out` may be one of them.
 void check_overlap(const MergeArgs& args) {
-  if (!elements_are_distinct(args.out)) {
-    fail("expected strides of out that lead to every element once, got (" +
-         std::to_string(args.out.strides[0]) + ", " + std::to_string(args.out.strides[1]) +
-         ", 1) for shape " + shape_of(args.out, 3));
-  }
+  fail_if(refuse_shared_elements(args.out, "out"));
   for (const MergeArgs::Part& part : args.parts) {
     ArrayRef lse = part.lse;
     lse.rank = 3;  // rows of one element, since its strides are free
@@ -93,8 +78,7 @@ void check_merge(const MergeArgs& args) {
   }
   check_out(args.out, "out", args);
   check_overlap(args);
-  const std::string refused = find_backend(args.out.device)->refuse_merge(args);
-  if (!refused.empty()) fail(refused);
+  fail_if(find_backend(args.out.device)->refuse_merge(args));
 }
 
 void run_merge(const MergeArgs& args) { find_backend(args.out.device)->merge(args); }

@@ -41,7 +41,6 @@ void check_cu_seqlens(std::span<const int32_t> cu, const char* name) {
 
 /// The lengths of `used` fit into those of `cu`.
 void check_seqused(std::span<const int32_t> used, std::span<const int32_t> cu, const char* name) {
-  if (used.empty() && cu.size() == 1) return;
   if (used.size() + 1 != cu.size()) {
     fail(std::string("expected ") + name + " of length batch, " + std::to_string(cu.size() - 1) +
          ", got " + std::to_string(used.size()));
@@ -146,7 +145,6 @@ const TileSize& tile_size(const Target& target, const Packing& packing) {
 TileListSpec list_spec(const PlanRequest& r, const Target& target, const Packing& packing) {
   const auto group = static_cast<int32_t>(r.num_heads_q / r.num_heads_kv);
   const TileSize& tile = tile_size(target, packing);
-  const auto data = [](std::span<const int32_t> of) { return of.empty() ? nullptr : of.data(); };
   return {.cu_seqlens_q = r.cu_seqlens_q.data(),
           .cu_seqlens_k = r.page_size > 0 ? nullptr : r.cu_seqlens_k.data(),
           .batch = static_cast<int32_t>(r.cu_seqlens_q.size()) - 1,
@@ -154,8 +152,8 @@ TileListSpec list_spec(const PlanRequest& r, const Target& target, const Packing
           .block_n = tile.block_n,
           .mask = r.mask,
           .packed_len = packing.packed_len,
-          .seqused_q = data(r.seqused_q),
-          .seqused_k = data(r.seqused_k)};
+          .seqused_q = data_or_null(r.seqused_q),
+          .seqused_k = data_or_null(r.seqused_k)};
 }
 
 /// The cost model of packing: a tile costs its rows by its keys, both rounded up to what is

@@ -5,14 +5,18 @@
 #include <cstdio>
 #include <limits>
 
+#include "api/array_checks.hpp"
 #include "api/backends.hpp"
-#include "api/overlap.hpp"
 
 namespace exactile {
 namespace {
 
 [[noreturn]] void fail(const std::string& message) {
   throw std::invalid_argument("varlen_prefill: " + message);
+}
+
+void fail_if(const std::string& refused) {
+  if (!refused.empty()) fail(refused);
 }
 
 /// What a dimension has to be; any other size than `least` only where `or_more`.
@@ -30,14 +34,13 @@ struct Size {
 };
 
 /// "(5 or more, 4, 64)".
-template <class Sizes>
-std::string to_string(const Sizes& sizes, std::size_t rank) {
+std::string to_string(std::span<const Size> sizes) {
   std::string text = "(";
-  for (std::size_t i = 0; i < rank; ++i) {
-    const Size size = sizes[i];
-    text += (i ? ", " : "") + std::to_string(size.least) + (size.or_more ? " or more" : "");
+  for (const Size& size : sizes) {
+    text += (text.size() > 1 ? ", " : "") + std::to_string(size.least);
+    text += size.or_more ? " or more" : "";
   }
-  return text + (rank == 1 ? ",)" : ")");
+  return text + (sizes.size() == 1 ? ",)" : ")");
 }
 
 struct Expected {
@@ -46,43 +49,24 @@ struct Expected {
   Device device;
 };
 
-void check_array(const ArrayRef& array, const Expected& expected, std::span<const Size> shape) {
-  const std::string name = expected.name;
-  if (array.dtype != expected.dtype) {
-    fail("expected " + name + " of dtype " + name_of(expected.dtype, kDtypeNames) + ", got " +
-         name_of(array.dtype, kDtypeNames));
-  }
-  if (array.device != expected.device) {
-    fail("expected " + name + " on the device of q, " + to_string(expected.device) + ", got " +
-         to_string(array.device));
-  }
-  bool fits = array.rank == static_cast<int>(shape.size());
-  for (std::size_t i = 0; i < shape.size() && fits; ++i) fits = shape[i].fits(array.shape[i]);
-  if (!fits) {
-    fail("expected " + name + " of shape " + to_string(shape, shape.size()) + ", got " +
-         to_string(array.shape, array.rank));
-  }
-  const int last = array.rank - 1;
-  if (array.has_elements() && array.shape[last] > 1 && array.strides[last] != 1) {
-    fail("expected the last dimension of " + name + " to be contiguous, got a stride of " +
-         std::to_string(array.strides[last]) + " elements");
-  }
-}
-
 void check_array(const ArrayRef& array, const Expected& expected,
                  std::initializer_list<Size> shape) {
-  check_array(array, expected, std::span(shape.begin(), shape.size()));
+  const std::string name = expected.name;
+  fail_if(refuse_dtype(array, name, expected.dtype));
+  fail_if(refuse_device(array, name, expected.device, "q"));
+  const auto fits = [](const Size& size, int64_t given) { return size.fits(given); };
+  if (!std::ranges::equal(shape, shape_of(array), fits)) {
+    fail("expected " + name + " of shape " + to_string({shape.begin(), shape.size()}) + ", got " +
+         shape_text(shape_of(array)));
+  }
+  fail_if(refuse_rows(array, name));
 }
 
 /// In place, out = q, is safe on every backend: a row of Q is used by the tile that it belongs to
 /// alone, whole before that tile's first row of O is written. (Loads of whole boxes also read rows
 /// past a tile's end; what comes of these is not stored.)
 void check_output(const PrefillArgs& args) {
-  if (!elements_are_distinct(args.out)) {
-    fail("expected strides of out that lead to every element once, got (" +
-         std::to_string(args.out.strides[0]) + ", " + std::to_string(args.out.strides[1]) +
-         ", 1) for shape " + to_string(args.out.shape, 3));
-  }
+  fail_if(refuse_shared_elements(args.out, "out"));
   const auto check_apart = [&](const ArrayRef& input, const char* name) {
     if (!overlap(args.out, input)) return;
     if (&input == &args.q && is_same_array(args.out, args.q)) return;
@@ -182,8 +166,7 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
   check_array(args.out, expected("out"), {args.q.shape[0], heads_q, plan.head_dim_v});
   check_options(plan, args.options, device);
   check_output(args);
-  const std::string refused = backend_of(plan.backend).refuse(plan, args);
-  if (!refused.empty()) fail(refused);
+  fail_if(backend_of(plan.backend).refuse(plan, args));
 }
 
 void run_plan(const Plan& plan, const PrefillArgs& args) {

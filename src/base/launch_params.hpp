@@ -89,13 +89,17 @@ struct ScheduleMemory {
   int32_t* counter = nullptr;
 };
 
+/// Where lengths that may be left out lie, as sequence_record() takes them.
+inline const int32_t* data_or_null(std::span<const int32_t> lengths) {
+  return lengths.empty() ? nullptr : lengths.data();
+}
+
 /// In the plan's own memory.
 inline ScheduleMemory host_lists(const Plan& plan) {
-  const auto data = [](const std::vector<int32_t>& of) { return of.empty() ? nullptr : of.data(); };
   return {.cu_seqlens_q = plan.cu_seqlens_q.data(),
           .cu_seqlens_k = plan.is_paged() ? nullptr : plan.cu_seqlens_k.data(),
-          .seqused_q = data(plan.seqused_q),
-          .seqused_k = data(plan.seqused_k),
+          .seqused_q = data_or_null(plan.seqused_q),
+          .seqused_k = data_or_null(plan.seqused_k),
           .records = plan.records.get()};
 }
 

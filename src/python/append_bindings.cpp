@@ -15,8 +15,7 @@ constexpr const char* kFunction = "append_kv";
 
 /// DLPack's device type of k_new, in whose memory is appended. `storage`: uint16 holds bfloat16.
 int device(nb::handle k_new, bool storage) {
-  const Torch* const torch = Torch::loaded();
-  if (torch && torch->owns(k_new)) torch->refuse_tracing(kFunction);
+  refuse_traced(k_new, kFunction);
   const Dtype planned = storage ? Dtype::kBfloat16 : Dtype::kFloat32;
   const ArrayRef ref = ArrayReader(kFunction).read(k_new, {.name = "k_new", .planned = planned});
   check_append_memory(ref.device);
@@ -32,11 +31,7 @@ void append(nb::handle k_new, nb::handle v_new, nb::handle k_cache, nb::handle v
     return reader.read(x, {.name = name, .planned = planned});
   };
   const auto cache = [&](nb::handle x, const char* name) {
-    return reader.read(x, {.name = name,
-                           .planned = planned,
-                           .rank = 4,
-                           .dims = "(num_pages, page_size, heads, head_dim)",
-                           .writable = true});
+    return reader.read(x, in_pages({.name = name, .planned = planned, .writable = true}));
   };
   AppendArgs args{.k_new = rows(k_new, "k_new"),
                   .v_new = rows(v_new, "v_new"),

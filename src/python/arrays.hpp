@@ -21,6 +21,13 @@ struct ArrayRequest {
   const char* function = "varlen_prefill";         ///< begins the messages
 };
 
+/// The same of keys or values in pages.
+inline ArrayRequest in_pages(ArrayRequest request) {
+  request.rank = 4;
+  request.dims = "(num_pages, page_size, heads, head_dim)";
+  return request;
+}
+
 /// An array as it was when it was read. Whoever uses `ref` keeps the Python object and `keep`.
 struct Array {
   ArrayRef ref;

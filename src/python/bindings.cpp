@@ -102,11 +102,8 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
 }
 
 ArrayRequest kv_request(const char* name, const Plan& plan) {
-  if (!plan.is_paged()) return {.name = name, .planned = plan.dtype};
-  return {.name = name,
-          .planned = plan.dtype,
-          .rank = 4,
-          .dims = "(num_pages, page_size, heads, head_dim)"};
+  const ArrayRequest packed{.name = name, .planned = plan.dtype};
+  return plan.is_paged() ? in_pages(packed) : packed;
 }
 
 /// Reads and checks, then computes. `lse`: float32, contiguous, made for this call; or None.
@@ -183,16 +180,11 @@ void check_memory_of(const Plan& plan, nb::handle q) {
 /// 4.
 nb::tuple array_info(nb::handle x, const std::string& name, const std::string& storage,
                      bool paged) {
-  const Torch* const torch = Torch::loaded();
-  if (torch && torch->owns(x)) torch->refuse_tracing("varlen_prefill");
+  refuse_traced(x, "varlen_prefill");
   const Dtype planned =
       storage.empty() ? Dtype::kFloat32 : from_name<Dtype>(storage, kDtypeNames, "dtype");
-  ArrayRequest request{.name = name.c_str(), .planned = planned};
-  if (paged) {
-    request.rank = 4;
-    request.dims = "(num_pages, page_size, heads, head_dim)";
-  }
-  const ArrayRef ref = read_array(x, request).ref;
+  const ArrayRequest packed{.name = name.c_str(), .planned = planned};
+  const ArrayRef ref = read_array(x, paged ? in_pages(packed) : packed).ref;
   nb::list shape;
   for (int i = 0; i < ref.rank; ++i) shape.append(ref.shape[i]);
   return nb::make_tuple(nb::tuple(shape), name_of(ref.dtype, kDtypeNames), ref.device.type);
@@ -207,6 +199,12 @@ template <class... Shape>
 auto view(nb::handle owner, const void* data, Shape... shape) {
   return nb::ndarray<nb::numpy, const int32_t>(static_cast<const int32_t*>(data),
                                                {static_cast<std::size_t>(shape)...}, owner);
+}
+
+template <auto kLengths>
+auto lengths_of(nb::handle_t<Plan> self) {
+  const std::vector<int32_t>& lengths = nb::cast<const Plan&>(self).*kLengths;
+  return view(self, lengths.data(), lengths.size());
 }
 
 /// Uninitialised memory for a result, as bytes.
@@ -284,26 +282,10 @@ NB_MODULE(_core, m) {
       .def_prop_ro("batch", &Plan::batch)
       .def_prop_ro("total_q", &Plan::total_q)
       .def_prop_ro("total_k", &Plan::total_k)
-      .def_prop_ro("cu_seqlens_q",
-                   [](nb::handle_t<Plan> self) {
-                     const auto& cu = nb::cast<const Plan&>(self).cu_seqlens_q;
-                     return view(self, cu.data(), cu.size());
-                   })
-      .def_prop_ro("cu_seqlens_k",
-                   [](nb::handle_t<Plan> self) {
-                     const auto& cu = nb::cast<const Plan&>(self).cu_seqlens_k;
-                     return view(self, cu.data(), cu.size());
-                   })
-      .def_prop_ro("seqused_q",  // empty: all count
-                   [](nb::handle_t<Plan> self) {
-                     const auto& used = nb::cast<const Plan&>(self).seqused_q;
-                     return view(self, used.data(), used.size());
-                   })
-      .def_prop_ro("seqused_k",
-                   [](nb::handle_t<Plan> self) {
-                     const auto& used = nb::cast<const Plan&>(self).seqused_k;
-                     return view(self, used.data(), used.size());
-                   })
+      .def_prop_ro("cu_seqlens_q", &lengths_of<&Plan::cu_seqlens_q>)
+      .def_prop_ro("cu_seqlens_k", &lengths_of<&Plan::cu_seqlens_k>)
+      .def_prop_ro("seqused_q", &lengths_of<&Plan::seqused_q>)  // empty: all count
+      .def_prop_ro("seqused_k", &lengths_of<&Plan::seqused_k>)
       .def_prop_ro("records",
                    [](nb::handle_t<Plan> self) {
                      const auto& plan = nb::cast<const Plan&>(self);

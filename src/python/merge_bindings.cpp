@@ -29,8 +29,7 @@ ArrayRequest lse_request(const char* name) {
 
 /// (shape, dtype, DLPack's device type) of the first result. `dtype`: as the caller said, or "".
 nb::tuple info(nb::handle x, const std::string& name, const std::string& dtype) {
-  const Torch* const torch = Torch::loaded();
-  if (torch && torch->owns(x)) torch->refuse_tracing(kFunction);
+  refuse_traced(x, kFunction);
   const ArrayRef ref = ArrayReader(kFunction).read(x, result_request(name.c_str(), dtype));
   check_merge_memory(ref.device);
   return nb::make_tuple(nb::make_tuple(ref.shape[0], ref.shape[1], ref.shape[2]),

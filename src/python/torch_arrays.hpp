@@ -48,6 +48,12 @@ class Torch {
   const dlpack::ExchangeApi* exchange_ = nullptr;  // of torch 2.10 and newer
 };
 
+/// Refuses a tensor inside torch.jit.trace; other arrays pass.
+inline void refuse_traced(nanobind::handle x, const char* function) {
+  const Torch* const torch = Torch::loaded();
+  if (torch && torch->owns(x)) torch->refuse_tracing(function);
+}
+
 /// Where torch.compile's hook is set: takes it off and returns it, else None. Frames that are
 /// called before `resume_compiler` puts it back are not compiled.
 nanobind::object suspend_compiler();

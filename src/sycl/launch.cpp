@@ -11,8 +11,6 @@
 namespace exactile::sycl {
 namespace {
 
-Queue* queue_of(const PrefillArgs& args) { return reinterpret_cast<Queue*>(args.options.stream); }
-
 PrefillParams make_params(const Plan& plan, const PrefillArgs& args, const ScheduleMemory& lists) {
   PrefillParams params{};
   static_cast<CommonParams&>(params) = common_params(plan, args, lists.cu_seqlens_q);
@@ -32,12 +30,6 @@ Wanted wanted_by(const Plan& plan) {
           .head_dim_v = plan.head_dim_v,
           .page_size = plan.page_size};
 }
-
-/// What a kernel uses until it is done.
-struct Held {
-  std::shared_ptr<void> arrays;
-  std::shared_ptr<PlanMemory> memory;
-};
 
 /// "expected tokens and heads of q on 64-byte boundaries ...", or empty.
 std::string refuse_alignment(const char* name, const ArrayRef& array) {
@@ -66,11 +58,10 @@ std::string refusal(const Plan& plan, const PrefillArgs& args) {
       if (!refused.empty()) return refused;
     }
   }
-  Queue* const queue = queue_of(args);
-  if (!queue) return "expected a SYCL queue to run on, got none";
+  Queue* const queue = queue_at(args.options.stream);
+  std::string refused = refuse_no_queue(queue);
   for (const auto& [name, array] : tensors) {
-    const std::string refused = refuse_context(queue, name, array);
-    if (!refused.empty()) return refused;
+    if (refused.empty()) refused = refuse_context(queue, name, array);
   }
   const RunOptions& options = args.options;
   const std::pair<const char*, const std::optional<ArrayRef>&> others[] = {
@@ -78,10 +69,9 @@ std::string refusal(const Plan& plan, const PrefillArgs& args) {
       {"sinks", options.sinks},
       {"alibi_slopes", options.alibi_slopes}};
   for (const auto& [name, array] : others) {
-    const std::string refused = array ? refuse_context(queue, name, *array) : "";
-    if (!refused.empty()) return refused;
+    if (refused.empty() && array) refused = refuse_context(queue, name, *array);
   }
-  return "";
+  return refused;
 }
 
 std::string schedule(const Plan& plan, const ScheduleMemory& lists) {
@@ -94,12 +84,12 @@ std::string schedule(const Plan& plan, const ScheduleMemory& lists) {
 void launch(const Plan& plan, const PrefillArgs& args) {
   if (plan.launched == 0) return;
   const RuntimeTable& table = runtime();
-  Queue* const queue = queue_of(args);
+  Queue* const queue = queue_at(args.options.stream);
   DevicePlan& memory = static_cast<DevicePlans&>(*plan.memory).on(queue, plan);
-  const KernelSpec spec = spec_of(plan, args);
+  const bool count = args.extras.work_groups;
   std::atomic<const Kernel*>& kernel =
-      memory.kernels[static_cast<int>(spec.instance.scores)][spec.count];
-  if (!kernel) kernel = loaded_kernel(queue, memory.place(), spec);
+      memory.kernels[static_cast<int>(scores_kind(args.options))][count];
+  if (!kernel) kernel = loaded_kernel(queue, memory.place(), spec_of(plan, args));
   Counter* const counter = has_counter(plan.scheduler) ? memory.counter(queue) : nullptr;
   const ScheduleMemory lists = memory.lists(counter);
   const PrefillParams params = make_params(plan, args, lists);
@@ -114,7 +104,7 @@ void launch(const Plan& plan, const PrefillArgs& args) {
       .work_groups = static_cast<std::size_t>(plan.launched),
       .threads = static_cast<std::size_t>(shape_of(plan.sycl_kernel, wanted_by(plan)).threads),
       .held = new Held{.arrays = args.extras.arrays, .memory = plan.memory},
-      .release = [](void* held) { delete static_cast<Held*>(held); }};
+      .release = Held::release};
   check(table, table.launch(queue, &launch));
 }
 

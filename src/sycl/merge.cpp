@@ -5,16 +5,10 @@
 #include "sycl/row_launch.hpp"
 
 namespace exactile::sycl {
-namespace {
-
-Queue* queue_of(const MergeArgs& args) { return reinterpret_cast<Queue*>(args.stream); }
-
-}  // namespace
-
 std::string merge_refusal(const MergeArgs& args) {
-  Queue* const queue = queue_of(args);
-  if (!queue) return "expected a SYCL queue to run on, got none";
-  std::string refused = refuse_context(queue, "out", args.out);
+  Queue* const queue = queue_at(args.stream);
+  std::string refused = refuse_no_queue(queue);
+  if (refused.empty()) refused = refuse_context(queue, "out", args.out);
   for (const MergeArgs::Part& part : args.parts) {
     if (refused.empty()) refused = refuse_context(queue, part.out_name, part.out);
     if (refused.empty()) refused = refuse_context(queue, part.lse_name, part.lse);
@@ -25,11 +19,11 @@ std::string merge_refusal(const MergeArgs& args) {
 void merge(const MergeArgs& args) {
   std::vector<MergePart> others;
   MergeParams params = merge_params(args, others);
-  const auto uploaded = upload(queue_of(args), others);
+  const auto uploaded = upload(queue_at(args.stream), others);
   if (uploaded) params.others = static_cast<MergePart*>(address_of(uploaded));
-  launch_rows(queue_of(args), MergeSpec{args.dtype}, params,
+  launch_rows(queue_at(args.stream), MergeSpec{args.dtype}, params,
               {.count = params.total_q * params.num_heads},
-              {.arrays = args.arrays, .uploaded = uploaded});
+              {.arrays = args.arrays, .memory = uploaded});
 }
 
 }  // namespace exactile::sycl

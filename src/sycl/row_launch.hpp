@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sycl/loaded_kernels.hpp"
+#include "sycl/reachable.hpp"
 
 namespace exactile::sycl {
 
@@ -25,16 +26,9 @@ inline void* address_of(const std::shared_ptr<DeviceMemory>& memory) {
   return runtime().address_of(memory.get());
 }
 
-/// What a launch uses until it is done.
-struct HeldForRows {
-  std::shared_ptr<void> arrays;
-  std::shared_ptr<DeviceMemory> uploaded;
-};
-
 /// Enqueues kernel(params, rows) and returns. Nothing to do for no row.
 template <class Params>
-void launch_rows(Queue* queue, const AnySpec& spec, const Params& params, Rows rows,
-                 HeldForRows held) {
+void launch_rows(Queue* queue, const AnySpec& spec, const Params& params, Rows rows, Held held) {
   if (rows.count == 0) return;
   const RuntimeTable& table = runtime();
   const Place* place = nullptr;
@@ -48,8 +42,8 @@ void launch_rows(Queue* queue, const AnySpec& spec, const Params& params, Rows r
                       .counter = nullptr,
                       .work_groups = static_cast<std::size_t>(groups),
                       .threads = Rows::kThreads,
-                      .held = new HeldForRows(std::move(held)),
-                      .release = [](void* p) { delete static_cast<HeldForRows*>(p); }};
+                      .held = new Held(std::move(held)),
+                      .release = Held::release};
   check(table, table.launch(queue, &launch));
 }
 

@@ -121,9 +121,9 @@ struct Pages {
   }
 };
 
-template <class Element, class Scores = PlainScores, class KvLayout = ContiguousKv>
+template <class Element>
 void run(Batch<Element>& batch, bool pack_gqa, const Pages<Element>* pages = nullptr) {
-  using KernelTraits = Traits<Element, KvLayout, Scores>;
+  using KernelTraits = Traits<Element>;
   const auto packed = [](auto* data, int heads) {
     return Tensor<decltype(data)>{data, int64_t{heads} * kHeadDim, kHeadDim};
   };
@@ -204,9 +204,9 @@ Batch<Element> make_batch(Mask mask) {
   return make_batch<Element>(mask, {0, 5, 5, 140, 141, 205}, {0, 9, 13, 100, 101, 165});
 }
 
-template <class Element, class Scores = PlainScores>
+template <class Element>
 void check_against_float64(Batch<Element> batch, bool pack_gqa, double tolerance) {
-  run<Element, Scores>(batch, pack_gqa);
+  run(batch, pack_gqa);
   double error = 0;
   for (int b = 0; b + 1 < static_cast<int>(batch.cu_q.size()); ++b) {
     for (int token = batch.cu_q[b]; token < batch.cu_q[b + 1]; ++token) {
@@ -239,7 +239,7 @@ void check_scores(Mask mask, bool pack_gqa, double tolerance) {
         batch.softcap = softcap;
         batch.slopes = slope;
         batch.sinks = sink;
-        check_against_float64<Element, GeneralScores>(batch, pack_gqa, tolerance);
+        check_against_float64(batch, pack_gqa, tolerance);
       }
     }
   }
@@ -252,7 +252,7 @@ void check_pages(const Batch<Element>& batch, bool pack_gqa) {
   run(whole, pack_gqa);
   for (const int32_t page_size : {1, 3, 16, 64, 100, 256}) {
     const Pages<Element> pages(batch, page_size);
-    run<Element, PlainScores, PagedKv>(paged, pack_gqa, &pages);
+    run(paged, pack_gqa, &pages);
     const bool same =
         std::memcmp(whole.out.data(), paged.out.data(), whole.out.size() * sizeof(Element)) == 0 &&
         whole.lse == paged.lse;

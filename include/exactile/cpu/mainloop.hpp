@@ -100,9 +100,7 @@ class Mainloop {
     Kernel::template scores<kVecs>(block.k, q, params_.head_dim / kPerScalar, num_keys, s,
                                    [&] { fetch_ahead(); });
     next_.step();
-    if constexpr (Traits::Scores::kChanges) {
-      if (params_.scores.change()) change<kVecs>(row, first_key, num_keys, s);
-    }
+    if (params_.scores.change()) change<kVecs>(row, first_key, num_keys, s);
     if (needs_mask) mask<kVecs>(key_begin, key_end, first_key, num_keys, s);
     Floats alpha[kVecs];
     softmax<kVecs>(scale_, num_keys, scratch_.row_max + row, scratch_.row_sum + row, s, alpha);

@@ -81,7 +81,7 @@ struct Scratch {
 
   static constexpr int64_t header_floats() { return (sizeof(Scratch) + 63) / 64 * 16; }
   static int64_t gathered_size(const PrefillParams& params, int head_dim) {
-    if (Traits::KvLayout::kOneRun || params.pages.page_size == 0) return 0;
+    if (params.pages.page_size == 0) return 0;
     return int64_t{kBlockN} * head_dim * sizeof(typename Traits::Element) / 4;
   }
   static int64_t finite_v_size(const PrefillParams& params) {

@@ -31,7 +31,7 @@ struct TileIo {
         const KeyRange keys = params.mask.visible(rows_to_end, tile.record.k_len);
         scratch.key_begin[row0 + i] = keys.begin;
         scratch.key_end[row0 + i] = keys.end;
-        if constexpr (Traits::Scores::kChanges) {
+        if (params.scores.change()) {
           scratch.slope[row0 + i] =
               Traits::Scores::slope(params.scores, tile.token(row), tile.head(row));
           scratch.position[row0 + i] = tile.position(row);
@@ -48,9 +48,7 @@ struct TileIo {
   /// NaNs are canonical and -0 becomes 0, so a row's bits never depend on the tile.
   static Sums store(const PrefillParams& params, const TileRows& tile, Scratch<Traits>& scratch) {
     if (params.lse) store_lse(params, tile, scratch);
-    if constexpr (Traits::Scores::kHasSinks) {
-      if (params.scores.sinks) add_sinks(params, tile, scratch);
-    }
+    if (params.scores.sinks) add_sinks(params, tile, scratch);
     return params.stream_out ? store_rows<true>(params, tile, scratch)
                              : store_rows<false>(params, tile, scratch);
   }

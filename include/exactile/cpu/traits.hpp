@@ -64,10 +64,10 @@ struct ElementTraits<Bf16> : ElementTraits<float> {
 
 /// One kernel takes every layout and every variant: what is asked of a block of keys costs nothing
 /// beside its products (benchmarks/cpu.md).
-template <class Element, class KvLayoutType = AnyKv, class ScoresType = GeneralScores>
+template <class Element>
 struct Traits : ElementTraits<Element> {
-  using KvLayout = KvLayoutType;
-  using Scores = ScoresType;
+  using KvLayout = AnyKv;
+  using Scores = GeneralScores;
 };
 
 }  // namespace EXACTILE_CPU_ISA
