@@ -211,9 +211,11 @@ class OnCuda:
             arrays.append(self.array(x.shape, layout, dtype))
             arrays[-1].copy_(self._to_gpu(x))
         out = self.array((*batch.q.shape[:2], case.head_dims[1]), case.layouts[3], dtype)
-        _, lse = plan(case, batch, "cuda", options).run(
-            *arrays, out=out, return_lse=True, **run_options(case, batch)
-        )
+        given = {
+            name: self._to_gpu(x) if isinstance(x, np.ndarray) else x
+            for name, x in run_options(case, batch).items()
+        }
+        _, lse = plan(case, batch, "cuda", options).run(*arrays, out=out, return_lse=True, **given)
         return counted(batch, (out.float().cpu().numpy(), lse.cpu().numpy()))
 
     def reference(self, case: Case, data: Data, dtype: str):

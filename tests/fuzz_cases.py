@@ -21,7 +21,7 @@ POISONS = ["none", "none", "sequence", "key", "query"]
 # reach rows that do not see the key.
 ON_CPU = {"layout": ["odd", "reversed"], "poison": ["value"]}
 PAGE_SIZES = [1, 2, 3, 7, 16, 17, 64, 100, 128, 256]
-SERVING_BACKENDS = ["cpu"]
+SERVING_BACKENDS = ["cpu", "cuda"]
 LOG2_E = 1 / float(np.log(2))
 NOISE = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
 
@@ -92,7 +92,7 @@ def draw_case(seed: int, index: int, backend: str) -> Case:
         ],
         poison=pick(POISONS + (ON_CPU["poison"] if backend in ("cpu", "sycl") else [])),
         serving=serving,
-        options=[_draw_options(rng, pick, backend) for _ in range(2)],
+        options=[_draw_options(rng, pick, backend, serving) for _ in range(2)],
     )
 
 
@@ -113,14 +113,18 @@ def _draw_lengths(rng, pick) -> tuple[list[int], list[int]]:
     return lens_q, lens_k
 
 
-def _draw_options(rng, pick, backend: str) -> dict[str, Any]:
-    options: dict[str, Any] = {"scheduler": pick([*exactile.SCHEDULERS, "auto"])}
+def _draw_options(rng, pick, backend: str, serving: dict[str, Any]) -> dict[str, Any]:
+    # Each policy of a serving kernel would have to be compiled for a GPU: its tests do so.
+    compiled = backend == "cuda" and bool(serving)
+    options: dict[str, Any] = {
+        "scheduler": "auto" if compiled else pick([*exactile.SCHEDULERS, "auto"])
+    }
     if options["scheduler"] not in ("Individual", "auto"):
         options["order"] = pick([None, *_core.ORDERS])
     options["pack_gqa"] = pick([None, False, True])
     if backend in ("cpu", "sycl"):
         options["workers"] = int(rng.integers(1, 4))
-    elif options["scheduler"] != "Individual":
+    elif options["scheduler"] != "Individual" and not {"room", "page_size"} & serving.keys():
         options["pack_sequences"] = pick([None, False])
     return options
 

@@ -54,8 +54,8 @@ void check_seqused(std::span<const int32_t> used, std::span<const int32_t> cu, c
   }
 }
 
-/// What only backends that serve() can plan.
-void check_serving(const PlanRequest& r, const BackendInterface& backend) {
+/// Pages and used lengths.
+void check_serving(const PlanRequest& r) {
   const bool used = !r.seqused_q.empty() || !r.seqused_k.empty();
   if (!used && r.page_size == 0) return;
   if (r.page_size < 0 || r.page_size > kMostTokens) {
@@ -63,10 +63,6 @@ void check_serving(const PlanRequest& r, const BackendInterface& backend) {
          std::to_string(r.page_size));
   }
   const char* const given = r.page_size > 0 ? "page_size" : "seqused_q or seqused_k";
-  if (!backend.serves()) {
-    fail(std::string("expected no ") + given + " for the " + name_of(r.backend, kBackendNames) +
-         " backend, which does not take it yet, got one");
-  }
   if (r.device_lengths) {
     fail(std::string("expected lengths on the host with ") + given + ", got lengths on the GPU");
   }
@@ -104,7 +100,7 @@ void check_request(const PlanRequest& r) {
          std::to_string(r.head_dim_v) + ")");
   }
   const BackendInterface& backend = backend_of(r.backend);
-  check_serving(r, backend);
+  check_serving(r);
   const bool has_no_list = r.scheduler && !has_list(*r.scheduler);
   if (r.pack_sequences.value_or(false) &&
       (!backend.packs_sequences() || r.device_lengths || has_no_list)) {

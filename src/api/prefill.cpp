@@ -108,10 +108,6 @@ void check_numbers(const RunOptions& options) {
 
 void check_options(const Plan& plan, const RunOptions& options, const Device& device) {
   check_numbers(options);
-  if (options.changes_scores() && !backend_of(plan.backend).serves()) {
-    fail(std::string("expected no softcap, sinks or alibi_slopes on the ") +
-         name_of(plan.backend, kBackendNames) + " backend, which does not take them yet, got some");
-  }
   const auto of_heads = [&](const std::optional<ArrayRef>& array, const char* name) {
     if (!array) return;
     const Expected expected{.name = name, .dtype = Dtype::kFloat32, .device = device};

@@ -37,9 +37,6 @@ class BackendInterface {
   /// the visible pairs.
   virtual ListOrder best_order(const Plan& plan, double mean_m_blocks) const = 0;
 
-  /// Whether there are kernels for pages, used lengths, soft caps, sinks and ALiBi.
-  virtual bool serves() const { return false; }
-
   /// Whether there are kernels whose tiles hold several sequences.
   virtual bool packs_sequences() const { return false; }
 

@@ -27,8 +27,6 @@ class CpuBackend final : public BackendInterface {
     return copies_last ? ListOrder::kHeadMajor : ListOrder::kLongestFirst;
   }
 
-  bool serves() const override { return true; }
-
   std::string refuse_memory(const Device& device) const override {
     if (device.type == kDeviceCpu) return {};
     return expected_memory("CPU memory for the cpu backend", device);

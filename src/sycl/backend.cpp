@@ -30,8 +30,6 @@ class SyclBackend final : public BackendInterface {
     return order_for_shared_cache(plan, mean_m_blocks, 16 << 20);
   }
 
-  bool serves() const override { return true; }
-
   std::string refuse_memory(const Device& device) const override {
     if (device.type == kDeviceOneApi) return {};
     return expected_memory("SYCL memory (USM) for the sycl backend", device) +

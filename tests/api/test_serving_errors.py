@@ -310,18 +310,3 @@ def test_options_of_another_device(name):
     with pytest.raises((ValueError, TypeError), match=rf"(?s)expected .*{name}.*, got"):
         batch.run(out=out)
     assert (out == SENTINEL).all()
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        dict(page_size=16, seqused_k=[20, 20]),
-        dict(seqused_q=[3, 3]),
-        dict(seqused_k=[3, 3]),
-    ],
-    ids=repr,
-)
-def test_backends_without_it_say_so(option):
-    """CUDA refuses what its kernels do not have; nothing is accepted and ignored."""
-    with pytest.raises(ValueError, match=r"(?s)expected .*(page_size|seqused).*, got"):
-        exactile.plan([0, 20, 40], **PLAN | {"dtype": "float16"}, backend="cuda", **option)
