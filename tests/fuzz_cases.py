@@ -266,6 +266,12 @@ def hidden(case: Case, b: int) -> np.ndarray:
     return ((left >= 0) & (distance < -left)) | ((right >= 0) & (distance > right))
 
 
+def sees_none(case: Case) -> np.ndarray:
+    """(total_q,): rows that see no key."""
+    rows = [hidden(case, b).all(axis=1) for b in range(len(case.lens_q))]
+    return np.concatenate([*rows, np.zeros(0, bool)])
+
+
 def reference(case: Case, data: Data, library: Any, as_array: Any, rounded: Any):
     """(out, lse) in the floats that as_array() makes, of clean data; `library`: numpy or torch."""
     q, k, v = (as_array(x) for x in data.clean)

@@ -98,6 +98,14 @@ class MergedRow {
 #define EXACTILE_UNROLL _Pragma("GCC unroll 8")
 #endif
 
+/// A row of a tensor.
+template <class Element, class Pointer>
+EXACTILE_HOST_DEVICE Element* merge_row(const Tensor<Pointer>& tensor, int64_t head,
+                                        int64_t token) {
+  return static_cast<Element*>(const_cast<void*>(tensor.data)) + token * tensor.token_stride +
+         head * tensor.head_stride;
+}
+
 /// Writes columns of one row: those of a worker that begins at `begin`. `Lanes` has Values, what
 /// the worker computes with at a time; kStep, the columns from one to its next; load, store, copy
 /// and multiply_add. Columns are written after they were read in every part, so `out` may lie
@@ -105,13 +113,9 @@ class MergedRow {
 template <class Lanes, class Element, class Math>
 EXACTILE_HOST_DEVICE void merge_columns(const MergeParams& params, const MergedRow<Math>& row,
                                         int64_t head, int64_t token, int64_t begin, int64_t end) {
-  const auto row_of = [&](const auto& tensor) {
-    return static_cast<Element*>(const_cast<void*>(tensor.data)) + token * tensor.token_stride +
-           head * tensor.head_stride;
-  };
-  Element* const to = row_of(params.out);
+  Element* const to = merge_row<Element>(params.out, head, token);
   if (const int32_t only = row.only_part(); only >= 0) {
-    const Element* const from = row_of(params.part(only).out);
+    const Element* const from = merge_row<Element>(params.part(only).out, head, token);
     for (int64_t c = begin; c < end; c += Lanes::kStep) Lanes::copy(to + c, from + c);
     return;
   }
@@ -121,7 +125,7 @@ EXACTILE_HOST_DEVICE void merge_columns(const MergeParams& params, const MergedR
     for (int32_t i = 0; i < params.num_parts; ++i) {
       if (!row.sees(i)) continue;
       const float weight = row.weight(i);
-      const Element* const from = row_of(params.part(i).out);
+      const Element* const from = merge_row<Element>(params.part(i).out, head, token);
       EXACTILE_UNROLL
       for (int j = 0; j < kAtATime; ++j) {
         const int64_t c = begin + j * Lanes::kStep;

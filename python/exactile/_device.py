@@ -42,8 +42,8 @@ def is_torch_cuda(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor) and x.is_cuda
 
 
-def stream_handle(stream: Any) -> int:
-    """The CUstream that a caller means, as an integer.
+def stream_handle(stream: Any, function: str = "varlen_prefill") -> int:
+    """The CUstream that a caller means, as an integer. `function`: for messages.
 
     Raises
     ------
@@ -60,11 +60,11 @@ def stream_handle(stream: Any) -> int:
             return int(getattr(stream, name))
     if isinstance(stream, (int, np.integer)) and not isinstance(stream, bool):
         if not 0 <= stream < 1 << 64:
-            raise ValueError(f"varlen_prefill: expected a stream handle of 64 bits, got {stream}")
+            raise ValueError(f"{function}: expected a stream handle of 64 bits, got {stream}")
         return int(stream)
     raise TypeError(
-        "varlen_prefill: expected stream to be an integer handle or an object with "
-        f"__cuda_stream__ or cuda_stream, got {type(stream).__name__}"
+        f"{function}: expected stream to be an integer handle or an object with __cuda_stream__ or "
+        f"cuda_stream, got {type(stream).__name__}"
     )
 
 
@@ -145,11 +145,16 @@ class _Lengths:
 
 def cuda_results(core: _core.Plan, q: Any, stream: Any) -> Results:
     """Where the results for arrays on a GPU come from."""
-    if is_torch_cuda(q):
-        return _TorchResults(q, stream)
-    if backend_of(q) != "cuda":
+    if not is_torch_cuda(q) and backend_of(q) != "cuda":
         core.check_memory(q)
-    return _ForeignResults(q, stream)
+    return cuda_results_of("varlen_prefill", q, stream)
+
+
+def cuda_results_of(function: str, x: Any, stream: Any) -> Results:
+    """The same for another function than attention, beside an array on a GPU."""
+    if is_torch_cuda(x):
+        return _TorchResults(x, stream, function)
+    return _ForeignResults(x, stream, function)
 
 
 class _TorchResults:
@@ -157,10 +162,10 @@ class _TorchResults:
 
     __slots__ = ("_device", "_is_current", "stream")
 
-    def __init__(self, q: Any, stream: Any) -> None:
+    def __init__(self, q: Any, stream: Any, function: str) -> None:
         self._device = q.get_device()
         current = _torch_stream(self._device)
-        self.stream = current if stream is None else stream_handle(stream)
+        self.stream = current if stream is None else stream_handle(stream, function)
         self._is_current = self.stream == current
 
     def empty(self, q: Any, shape: tuple[int, ...], dtype: str) -> Any:
@@ -207,13 +212,14 @@ class _ForeignResults:
     their ``from_dlpack`` when the kernel is done: they are not ordered with the stream.
     """
 
-    def __init__(self, q: Any, stream: Any) -> None:
+    def __init__(self, q: Any, stream: Any, function: str) -> None:
+        self._function = function
         self._device = int(q.__dlpack_device__()[1])
         self._cupy: Any = sys.modules.get("cupy") if type(q).__module__.startswith("cupy") else None
         if stream is None and self._cupy is not None:
             with q.device:
                 stream = self._cupy.cuda.get_current_stream()
-        self.stream = 0 if stream is None else stream_handle(stream)
+        self.stream = 0 if stream is None else stream_handle(stream, function)
 
     def empty(self, q: Any, shape: tuple[int, ...], dtype: str) -> Any:
         if self._cupy is None:
@@ -228,7 +234,7 @@ class _ForeignResults:
         namespace = q.__array_namespace__() if hasattr(q, "__array_namespace__") else None
         if namespace is None or not hasattr(namespace, "from_dlpack"):
             raise TypeError(
-                f"varlen_prefill: {type(q).__name__} has no array namespace to make the result "
+                f"{self._function}: {type(q).__name__} has no array namespace to make the result "
                 "with; pass out="
             )
         return namespace.from_dlpack(result)

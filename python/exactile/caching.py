@@ -10,7 +10,7 @@ import numpy.typing as npt
 from exactile import _core, _sycl
 from exactile._arguments import eager
 from exactile._arrays import as_int32, canonical_dtype, is_torch, refuse_stream
-from exactile._device import BACKEND_OF_DEVICE
+from exactile._device import BACKEND_OF_DEVICE, cuda_results_of
 from exactile.threads import get_num_threads
 
 
@@ -36,8 +36,8 @@ def append_kv(
     Parameters
     ----------
     k_new : array, shape (num_tokens, num_heads_kv, head_dim)
-        float32, float16 or bfloat16; numpy, torch, dpnp or DLPack, on the CPU or a SYCL device. The
-        last dimension of all arrays is contiguous, other strides are free.
+        float32, float16 or bfloat16; numpy, torch, CuPy, dpnp or DLPack, on the CPU, a GPU or a
+        SYCL device. The last dimension of all arrays is contiguous, other strides are free.
     v_new : array, shape (num_tokens, num_heads_kv, head_dim_v)
         Of the dtype of `k_new`.
     k_cache : array, shape (num_pages, page_size, num_heads_kv, head_dim)
@@ -55,16 +55,17 @@ def append_kv(
         written.
     seqused_k : integers, shape (batch,), optional
         Keys of each sequence, its new tokens included, which are the last of them.
-    stream : dpctl.SyclQueue, optional
-        SYCL: where to enqueue. Default: that of `k_cache`. CPU: None.
+    stream : int or stream object, optional
+        As `exactile.Plan.run`; where arrays have a stream or queue of their own, that of `k_cache`.
     dtype : str or dtype, optional
         ``"bfloat16"`` where arrays of uint16 are its storage.
 
     Raises
     ------
     ValueError
-        Arrays that do not fit one another, a slot or page that the cache does not have, or arrays
-        on a device where nothing is appended (CUDA, so far); nothing has been written.
+        Arrays that do not fit one another, a slot or page that the cache does not have, or on CUDA
+        a `slot_mapping` or `block_table` in CPU memory while the stream is captured into a graph;
+        nothing has been written.
     TypeError
         An argument is no array that can be used, or it is not said where to write.
     RuntimeError
@@ -72,7 +73,7 @@ def append_kv(
 
     Notes
     -----
-    Slots on a SYCL device are not seen by the host: one that the cache does not have is not written
+    Slots on a device are not seen by the host: one that the cache does not have is not written
     there. Rows keep their bits where both dtypes are the same; else values are rounded to nearest,
     ties to even. Torch sees the writes.
 
@@ -91,9 +92,11 @@ def append_kv(
         )
     device = _core.append_device(k_new, dtype is not None)
     slots = _slots(slot_mapping, block_table, cu_seqlens, seqused_k, k_new, k_cache)
-    handle = 0
-    if BACKEND_OF_DEVICE[device] == "sycl":
+    handle, backend = 0, BACKEND_OF_DEVICE[device]
+    if backend == "sycl":
         handle = int(_sycl.queue_of(k_cache, stream, "append_kv").addressof_ref())
+    elif backend == "cuda":
+        handle = cuda_results_of("append_kv", k_cache, stream).stream
     elif stream is not None:
         refuse_stream(stream, "append_kv")
     _core.append_kv(

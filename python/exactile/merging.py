@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, overload
 from exactile import _core, _sycl
 from exactile._arguments import eager
 from exactile._arrays import Results, canonical_dtype, host_results_of
-from exactile._device import BACKEND_OF_DEVICE
+from exactile._device import BACKEND_OF_DEVICE, cuda_results_of
 from exactile.threads import get_num_threads
 
 ArrayT = TypeVar("ArrayT")
@@ -87,8 +87,9 @@ def merge(
     Parameters
     ----------
     out_a, out_b : array, shape (total_q, num_heads, head_dim_v)
-        float32, float16 or bfloat16, all alike; numpy, torch, dpnp or DLPack, on the CPU or a SYCL
-        device. Strides are free but for the last dimension, which is contiguous.
+        float32, float16 or bfloat16, all alike; numpy, torch, CuPy, dpnp or DLPack, on the CPU, a
+        GPU or a SYCL device. Strides are free but for the last dimension, which is contiguous. On
+        CUDA at most 68 results.
     lse_a, lse_b : float32 array, shape (num_heads, total_q)
         Natural logarithm, any strides. -inf where a row saw no key: what such a row of the result
         holds, even NaN, does not matter.
@@ -97,7 +98,7 @@ def merge(
         may be exactly one of the results, which is overwritten then. Torch sees the write.
     return_lse : bool
         Also return the log-sum-exp over all keys.
-    stream : dpctl.SyclQueue, optional
+    stream : int or stream object, optional
         As `exactile.Plan.run`.
     dtype : str or dtype, optional
         ``"bfloat16"`` where the results are its storage as uint16. Default: that of the first.
@@ -113,8 +114,8 @@ def merge(
     Raises
     ------
     ValueError
-        Arrays that do not fit one another, that require grad while gradients are recorded, or that
-        are on a device where nothing is merged (CUDA, so far); nothing has been written.
+        Arrays that do not fit one another, or that require grad while gradients are recorded;
+        nothing has been written.
     TypeError
         An argument is no array that can be used, or lists and arrays are mixed.
     RuntimeError
@@ -190,7 +191,10 @@ def _parts(
 
 
 def _results(device: int, x: Any, stream: Any) -> Results:
-    """Where results beside `x` come from, which lies on a device where results are merged."""
-    if BACKEND_OF_DEVICE[device] == "sycl":
+    """Where results beside `x` come from, which lies on a device of DLPack's type `device`."""
+    backend = BACKEND_OF_DEVICE[device]
+    if backend == "sycl":
         return _sycl.results_of("merge", x, stream)
+    if backend == "cuda":
+        return cuda_results_of("merge", x, stream)
     return host_results_of("merge", stream)

@@ -18,11 +18,6 @@ void fail_if(const std::string& refused) {
   if (!refused.empty()) fail(refused);
 }
 
-/// That appends, and reaches the memory of a device; null: none does.
-const BackendInterface* find_backend(const Device& device) {
-  return exactile::find_backend(device, &BackendInterface::appends);
-}
-
 void check_array(const ArrayRef& array, const std::string& name, const ArrayRef& first,
                  std::initializer_list<int64_t> shape) {
   fail_if(refuse_device(array, name, first.device, "k_new"));
@@ -71,7 +66,8 @@ std::vector<int64_t> checked_slots(const AppendArgs& args) {
 }  // namespace
 
 void check_append_memory(const Device& device) {
-  if (!find_backend(device)) fail("expected " + expected_memory("CPU or SYCL memory", device));
+  const std::string refused = refuse_memory(device);
+  if (!refused.empty()) fail("expected " + refused);
 }
 
 void check_append(AppendArgs& args) {

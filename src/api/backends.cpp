@@ -19,12 +19,17 @@ const BackendInterface& backend_of(Backend backend) {
   return sycl::backend();
 }
 
-const BackendInterface* find_backend(const Device& device, bool (BackendInterface::*does)() const) {
+const BackendInterface* find_backend(const Device& device) {
   for (std::size_t i = 0; i < std::size(kBackendNames); ++i) {
     const BackendInterface& backend = backend_of(static_cast<Backend>(i));
-    if ((backend.*does)() && backend.refuse_memory(device).empty()) return &backend;
+    if (backend.refuse_memory(device).empty()) return &backend;
   }
   return nullptr;
+}
+
+std::string refuse_memory(const Device& device) {
+  if (find_backend(device)) return {};
+  return expected_memory("CPU, CUDA or SYCL memory", device);
 }
 
 }  // namespace exactile

@@ -7,7 +7,10 @@ namespace exactile {
 
 const BackendInterface& backend_of(Backend backend);
 
-/// The backend that reaches the memory of a device and says yes to `does`; null: none.
-const BackendInterface* find_backend(const Device& device, bool (BackendInterface::*does)() const);
+/// The backend that reaches the memory of a device; null: none.
+const BackendInterface* find_backend(const Device& device);
+
+/// "arrays in CPU, CUDA or SYCL memory, got them on Metal 0" where there is none, or empty.
+std::string refuse_memory(const Device& device);
 
 }  // namespace exactile

@@ -18,11 +18,6 @@ void fail_if(const std::string& refused) {
   if (!refused.empty()) fail(refused);
 }
 
-/// That merges, and reaches the memory of a device; null: none does.
-const BackendInterface* find_backend(const Device& device) {
-  return exactile::find_backend(device, &BackendInterface::merges);
-}
-
 void check_place(const ArrayRef& array, const std::string& name, Dtype dtype,
                  const MergeArgs& args) {
   const MergeArgs::Part& first = args.parts[0];
@@ -67,7 +62,8 @@ void check_overlap(const MergeArgs& args) {
 }  // namespace
 
 void check_merge_memory(const Device& device) {
-  if (!find_backend(device)) fail("expected " + expected_memory("CPU or SYCL memory", device));
+  const std::string refused = refuse_memory(device);
+  if (!refused.empty()) fail("expected " + refused);
 }
 
 void check_merge(const MergeArgs& args) {

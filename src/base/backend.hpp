@@ -63,16 +63,13 @@ class BackendInterface {
   /// Computes, or enqueues on args.options.stream, what has passed check_args().
   virtual void launch(const Plan& plan, const PrefillArgs& args) const = 0;
 
-  /// Whether it merges results; then refuse_merge() and merge() are called, as refuse() and
-  /// launch().
-  virtual bool merges() const { return false; }
+  /// As refuse() and launch(), for merging results.
   virtual std::string refuse_merge(const MergeArgs& /*args*/) const { return {}; }
-  virtual void merge(const MergeArgs& /*args*/) const {}
+  virtual void merge(const MergeArgs& args) const = 0;
 
-  /// Whether it writes into caches; then as merges().
-  virtual bool appends() const { return false; }
+  /// As refuse() and launch(), for writing into caches.
   virtual std::string refuse_append(const AppendArgs& /*args*/) const { return {}; }
-  virtual void append(const AppendArgs& /*args*/) const {}
+  virtual void append(const AppendArgs& args) const = 0;
 
  protected:
   ~BackendInterface() = default;

@@ -1,5 +1,5 @@
-// src/base/kernel_spec.hpp - which instance of a kernel: the key by which loaded kernels are found.
-// Its source is made where none is loaded yet.
+// src/base/kernel_spec.hpp - which kernel, and which instance of it: the keys by which loaded
+// kernels are found. A kernel's source is made where it is not loaded yet.
 #pragma once
 
 #include <compare>
@@ -42,6 +42,20 @@ struct InstanceSpec {
   ScoresKind scores = ScoresKind::kPlain;
 
   friend auto operator<=>(const InstanceSpec&, const InstanceSpec&) = default;
+};
+
+/// The kernel that merges results of a dtype.
+struct MergeSpec {
+  Dtype dtype;
+
+  friend auto operator<=>(const MergeSpec&, const MergeSpec&) = default;
+};
+
+/// The kernel that writes rows of one dtype into a cache of another.
+struct AppendSpec {
+  Dtype from, to;
+
+  friend auto operator<=>(const AppendSpec&, const AppendSpec&) = default;
 };
 
 inline ScoresKind scores_kind(const RunOptions& options) {

@@ -43,10 +43,8 @@ class CpuBackend final : public BackendInterface {
 
   void launch(const Plan& plan, const PrefillArgs& args) const override { cpu::launch(plan, args); }
 
-  bool merges() const override { return true; }
   void merge(const MergeArgs& args) const override { cpu::merge(args); }
 
-  bool appends() const override { return true; }
   void append(const AppendArgs& args) const override { cpu::append(args); }
 };
 constexpr CpuBackend kBackend;

@@ -5,6 +5,7 @@
 
 #include "cuda/launch.hpp"
 #include "cuda/plan_memory.hpp"
+#include "cuda/rows.hpp"
 
 namespace exactile::cuda {
 namespace {
@@ -68,6 +69,12 @@ class CudaBackend final : public BackendInterface {
   void launch(const Plan& plan, const PrefillArgs& args) const override {
     cuda::launch(plan, args);
   }
+
+  std::string refuse_merge(const MergeArgs& args) const override { return merge_refusal(args); }
+  void merge(const MergeArgs& args) const override { cuda::merge(args); }
+
+  std::string refuse_append(const AppendArgs& args) const override { return append_refusal(args); }
+  void append(const AppendArgs& args) const override { cuda::append(args); }
 };
 constexpr CudaBackend kBackend;
 

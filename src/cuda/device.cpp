@@ -98,17 +98,12 @@ std::string Device::architecture(Family family) const {
   return "sm_" + std::to_string(major_ * 10 + minor_);
 }
 
-const LoadedKernel& Device::kernel(const KernelSpec& spec) {
+const LoadedKernel& Device::kernel(const AnySpec& spec) {
   return kernels_.get(spec, [&] {
-    const InstanceSpec& of = spec.instance;
-    const Shape shape = shape_of(spec.family, spec.mask, of.dtype, of.head_dim, of.head_dim_v);
-    return load(make_program(spec, architecture(spec.family)), shape);
+    const auto* const prefill = std::get_if<KernelSpec>(&spec);
+    const Family of = prefill ? prefill->family : family();
+    return load(make_program(spec, architecture(of)), shape_of(spec));
   });
-}
-
-const LoadedKernel& Device::planner() {
-  return kernels_.get(
-      std::nullopt, [&] { return load(planner_program(architecture(family())), planner_shape()); });
 }
 
 LoadedKernel Device::load(const jit::Program& program, const Shape& shape) const {

@@ -64,8 +64,7 @@ class Device {
 
   /// Found or compiled on first use, while nobody waits who wants no kernel or another one; throws
   /// std::runtime_error where it cannot be loaded.
-  const LoadedKernel& kernel(const KernelSpec& spec);
-  const LoadedKernel& planner();
+  const LoadedKernel& kernel(const AnySpec& spec);
 
   /// At least `bytes`, not in use by anything. The context must be current.
   Block acquire(std::size_t bytes);
@@ -92,7 +91,7 @@ class Device {
   int major_ = 0, minor_ = 0, multiprocessors_ = 0, max_shared_bytes_ = 0;
   std::size_t memory_bytes_ = 0;
 
-  jit::KernelTable<std::optional<KernelSpec>, LoadedKernel> kernels_;  // nothing: the planner
+  jit::KernelTable<AnySpec, LoadedKernel> kernels_;
 
   std::mutex mutex_;  // of the members below; context_ and side_stream_ are set once
   std::atomic<Context> context_ = nullptr;

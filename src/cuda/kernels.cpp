@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exactile/cuda/planner_params.hpp>
+#include <exactile/cuda/rows.hpp>
 #include <exactile/cuda/sm80/traits.hpp>
 #include <exactile/cuda/sm90/traits.hpp>
 #include <stdexcept>
@@ -78,7 +79,17 @@ Shape shape_of(Family family, MaskKind mask, Dtype dtype, int64_t head_dim, int6
   throw std::invalid_argument("exactile: cuda: no kernel for this dtype and head_dim");
 }
 
-jit::Program make_program(const KernelSpec& spec, const std::string& architecture) {
+namespace {
+
+Shape shape_of_kernel(const KernelSpec& spec) {
+  const InstanceSpec& of = spec.instance;
+  return shape_of(spec.family, spec.mask, of.dtype, of.head_dim, of.head_dim_v);
+}
+Shape shape_of_kernel(const PlannerSpec&) { return {.threads = kPlannerThreads}; }
+Shape shape_of_kernel(const MergeSpec&) { return {.threads = kRowThreads}; }
+Shape shape_of_kernel(const AppendSpec&) { return {.threads = kRowThreads}; }
+
+jit::Program program_of(const KernelSpec& spec) {
   const PolicySpec& wanted = spec.instance.policy;
   const std::string name = name_of(spec.family, kFamilyNames);
   const std::string family = "exactile::cuda::" + name + "::";
@@ -90,8 +101,36 @@ jit::Program make_program(const KernelSpec& spec, const std::string& architectur
   return {.source = std::move(source),
           .name_expression = family + "prefill_kernel<" + traits_name(spec, family) + ", " +
                              policy.name + ", exactile::cuda::" + name_of(spec.probe, kProbeNames) +
-                             ">",
-          .architecture = architecture};
+                             ">"};
+}
+
+jit::Program program_of(const PlannerSpec&) {
+  return {.source = "#include <exactile/cuda/planner.hpp>\n",
+          .name_expression = "exactile::cuda::plan_tiles"};
+}
+
+/// `name`: "merge", for merge_kernel in merge.hpp.
+jit::Program program_of_rows(const std::string& name, const std::string& arguments) {
+  return {.source = "#include <exactile/cuda/" + name + ".hpp>\n",
+          .name_expression = "exactile::cuda::" + name + "_kernel<" + arguments + ">"};
+}
+jit::Program program_of(const MergeSpec& spec) {
+  return program_of_rows("merge", element_name(spec.dtype));
+}
+jit::Program program_of(const AppendSpec& spec) {
+  return program_of_rows("append", element_name(spec.from) + ", " + element_name(spec.to));
+}
+
+}  // namespace
+
+Shape shape_of(const AnySpec& spec) {
+  return std::visit([](const auto& of) { return shape_of_kernel(of); }, spec);
+}
+
+jit::Program make_program(const AnySpec& spec, const std::string& architecture) {
+  jit::Program program = std::visit([](const auto& of) { return program_of(of); }, spec);
+  program.architecture = architecture;
+  return program;
 }
 
 FamilyTraits traits_of(Family family) {
@@ -115,21 +154,6 @@ std::optional<Family> family_from_environment() {
   const char* const wanted = std::getenv("EXACTILE_CUDA_FAMILY");
   if (!wanted || !*wanted) return std::nullopt;
   return from_name<Family>(wanted, kFamilyNames, "EXACTILE_CUDA_FAMILY");
-}
-
-jit::Program planner_program(const std::string& architecture) {
-  return {.source = "#include <exactile/cuda/planner.hpp>\n",
-          .name_expression = "exactile::cuda::plan_tiles",
-          .architecture = architecture};
-}
-
-Shape planner_shape() {
-  return {.block_m = 0,
-          .block_n = 0,
-          .threads = kPlannerThreads,
-          .shared_bytes = 0,  // its is static
-          .chunk = 0,
-          .box_n = 0};
 }
 
 std::vector<jit::Program> shipped_programs() {
@@ -161,7 +185,8 @@ std::vector<jit::Program> shipped_programs() {
     programs.push_back(make_program(spec, traits_of(spec.family).architecture));
   }
   for (int family = 0; family < kNumFamilies; ++family) {
-    programs.push_back(planner_program(traits_of(static_cast<Family>(family)).architecture));
+    const std::string architecture = traits_of(static_cast<Family>(family)).architecture;
+    programs.push_back(make_program(PlannerSpec{}, architecture));
   }
   return programs;
 }

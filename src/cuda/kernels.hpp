@@ -5,6 +5,7 @@
 #include <exactile/cuda/params.hpp>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/kernel_spec.hpp"
@@ -40,12 +41,12 @@ std::optional<Family> best_family(int capability, bool any_array = false);
 
 /// What the host needs to know of a kernel's Traits.
 struct Shape {
-  int32_t block_m;
-  int32_t block_n;
-  int32_t threads;
-  int32_t shared_bytes;
-  int32_t chunk;  ///< columns of a TMA box and of its swizzle; 0 in families without TMA
-  int32_t box_n;  ///< keys in a TMA box
+  int32_t block_m = 0;
+  int32_t block_n = 0;
+  int32_t threads = 0;
+  int32_t shared_bytes = 0;  ///< dynamic
+  int32_t chunk = 0;         ///< columns of a TMA box and of its swizzle; 0 in families without TMA
+  int32_t box_n = 0;         ///< keys in a TMA box
 };
 
 /// exactile/cuda/probe.hpp, by the names of the types there.
@@ -68,11 +69,17 @@ MaskKind mask_kind(const Mask& mask, bool packs_sequences);
 /// Throws std::invalid_argument for what support.def does not list.
 Shape shape_of(Family family, MaskKind mask, Dtype dtype, int64_t head_dim, int64_t head_dim_v);
 
-jit::Program make_program(const KernelSpec& spec, const std::string& architecture);
-
 /// The kernel that plans on the device.
-jit::Program planner_program(const std::string& architecture);
-Shape planner_shape();
+struct PlannerSpec {
+  friend auto operator<=>(const PlannerSpec&, const PlannerSpec&) = default;
+};
+
+using AnySpec = std::variant<KernelSpec, PlannerSpec, MergeSpec, AppendSpec>;
+
+/// Throws as shape_of().
+Shape shape_of(const AnySpec& spec);
+
+jit::Program make_program(const AnySpec& spec, const std::string& architecture);
 
 /// EXACTILE_CUDA_FAMILY, for tests and comparisons.
 std::optional<Family> family_from_environment();

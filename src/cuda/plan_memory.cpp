@@ -110,7 +110,7 @@ void DevicePlan::enqueue_planner(const Plan& plan) {
       .num_records = pointer<int32_t>(layout_.planned),
       .counter = reinterpret_cast<int32_t*>(counter_),
   };
-  const LoadedKernel& planner = device_.planner();
+  const LoadedKernel& planner = device_.kernel(PlannerSpec{});
   LaunchAttribute cluster{.id = kLaunchAttributeClusterDimension, .value = {}};
   const unsigned dimensions[3] = {static_cast<unsigned>(blocks), 1, 1};
   std::memcpy(cluster.value, dimensions, sizeof dimensions);

@@ -43,16 +43,16 @@ nb::tuple kernel_program(const std::string& family, const std::string& dtype, in
                          const std::string& probe, const std::string& layout,
                          const std::string& scores) {
   const jit::Program program = make_program(
-      {.instance = {.dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
-                    .head_dim = head_dim,
-                    .head_dim_v = head_dim_v,
-                    .policy = {.scheduler = from_name<SchedulerKind>(scheduler, kSchedulerNames,
-                                                                     "scheduler")},
-                    .layout = from_name<KvLayoutKind>(layout, kKvLayoutNames, "layout"),
-                    .scores = from_name<ScoresKind>(scores, kScoresNames, "scores")},
-       .family = from_name<Family>(family, kFamilyNames, "family"),
-       .mask = masked ? MaskKind::kMasked : MaskKind::kFull,
-       .probe = from_name<Probe>(probe, kProbeNames, "probe")},
+      KernelSpec{.instance = {.dtype = from_name<Dtype>(dtype, kDtypeNames, "dtype"),
+                              .head_dim = head_dim,
+                              .head_dim_v = head_dim_v,
+                              .policy = {.scheduler = from_name<SchedulerKind>(
+                                             scheduler, kSchedulerNames, "scheduler")},
+                              .layout = from_name<KvLayoutKind>(layout, kKvLayoutNames, "layout"),
+                              .scores = from_name<ScoresKind>(scores, kScoresNames, "scores")},
+                 .family = from_name<Family>(family, kFamilyNames, "family"),
+                 .mask = masked ? MaskKind::kMasked : MaskKind::kFull,
+                 .probe = from_name<Probe>(probe, kProbeNames, "probe")},
       "");
   return nb::make_tuple(program.source, program.name_expression);
 }

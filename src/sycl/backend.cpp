@@ -51,11 +51,9 @@ class SyclBackend final : public BackendInterface {
     sycl::launch(plan, args);
   }
 
-  bool merges() const override { return true; }
   std::string refuse_merge(const MergeArgs& args) const override { return merge_refusal(args); }
   void merge(const MergeArgs& args) const override { sycl::merge(args); }
 
-  bool appends() const override { return true; }
   std::string refuse_append(const AppendArgs& args) const override { return append_refusal(args); }
   void append(const AppendArgs& args) const override { sycl::append(args); }
 };

@@ -35,20 +35,6 @@ struct KernelSpec {
   friend auto operator<=>(const KernelSpec&, const KernelSpec&) = default;
 };
 
-/// The kernel that merges results of a dtype.
-struct MergeSpec {
-  Dtype dtype;
-
-  friend auto operator<=>(const MergeSpec&, const MergeSpec&) = default;
-};
-
-/// The kernel that writes rows of one dtype into a cache of another.
-struct AppendSpec {
-  Dtype from, to;
-
-  friend auto operator<=>(const AppendSpec&, const AppendSpec&) = default;
-};
-
 using AnySpec = std::variant<KernelSpec, MergeSpec, AppendSpec>;
 
 /// What a kernel is asked for; `page_size` 0: no pages.

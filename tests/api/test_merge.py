@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import exactile
 from abilities import ISAS, module, needs, require
 from cases import DTYPES, assert_same_bits, make_batch
+from exactile import _core
 from merge_cases import SHAPES, check_merged, draw_parts, merge_float64, split_attention
 
 torch = module("torch")
@@ -358,19 +359,20 @@ class Tensor(ctypes.Structure):
     ]
 
 
-class OnAGpu:
-    """An array that says it lies in a GPU's memory."""
+class Elsewhere:
+    """An array that says it lies in memory of a device of DLPack's type `device`."""
 
     dtype = np.dtype(np.float32)
     shape = (6, 2, 64)
 
-    def __init__(self):
+    def __init__(self, device):
+        self.device = device
         self.sizes = (ctypes.c_int64 * 3)(*self.shape)
         shape = ctypes.cast(self.sizes, ctypes.POINTER(ctypes.c_int64))
-        self.tensor = Tensor(4096, (2, 0), 3, (2, 32, 1, 0), shape, None, 0)
+        self.tensor = Tensor(4096, (device, 0), 3, (2, 32, 1, 0), shape, None, 0)
 
     def __dlpack_device__(self):
-        return 2, 0
+        return self.device, 0
 
     def __dlpack__(self):
         make = ctypes.pythonapi.PyCapsule_New
@@ -379,9 +381,9 @@ class OnAGpu:
         return make(ctypes.addressof(self.tensor), b"dltensor", None)
 
 
-def test_cuda_is_refused():
-    arrays = good() | {"out_a": OnAGpu()}
-    message = "merge: expected arrays in CPU or SYCL memory, got them on CUDA 0"
+def test_memory_that_no_backend_reaches():
+    arrays = good() | {"out_a": Elsewhere(8)}
+    message = "merge: expected arrays in CPU, CUDA or SYCL memory, got them on Metal 0"
     with pytest.raises(ValueError, match=message):
         exactile.merge(**arrays)
     with pytest.raises(ValueError, match=message):
@@ -389,7 +391,7 @@ def test_cuda_is_refused():
     with pytest.raises(
         ValueError, match=r"merge: expected out_b on the device of out_a, CPU, got C"
     ):
-        exactile.merge(**(good() | {"out_b": OnAGpu()}))
+        exactile.merge(**(good() | {"out_b": Elsewhere(_core.DEVICE_CUDA)}))
 
 
 # --- torch --------------------------------------------------------------------------------------

@@ -82,12 +82,13 @@ def test_layouts_and_scores_compile(family, layout, scores, tmp_path, monkeypatc
 @needs("nvrtc")
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize("element", ["float", "exactile::Fp16", "exactile::Bf16"])
-def test_the_merge_of_results_compiles(element, architecture, tmp_path, monkeypatch):
-    """`exactile.merge` does not ask for it yet: it has not been run on a GPU."""
+@pytest.mark.parametrize("name", ["merge", "append"])
+def test_kernels_of_rows_compile(name, element, architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("EXACTILE_CACHE_DIR", str(tmp_path))
+    arguments = element if name == "merge" else f"{element}, float"
     program = (
-        "#include <exactile/cuda/merge.hpp>\n",
-        f"exactile::cuda::merge_kernel<{element}>",
+        f"#include <exactile/cuda/{name}.hpp>\n",
+        f"exactile::cuda::{name}_kernel<{arguments}>",
     )
     origin, _, name, image = _core.find_cubin(*program, architecture)
     assert origin in ("compiler", "memory")

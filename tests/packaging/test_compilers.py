@@ -77,10 +77,15 @@ for file in sys.argv[1:]:
     ctypes.CDLL(file, ctypes.RTLD_GLOBAL)
 from exactile import _core
 print(_core.nvrtc_info()[1])
-for scheduler in _core.SCHEDULERS:
-    for family, architecture in (("sm80", "sm_80"), ("sm90", "sm_90a")):
-        program = _core.kernel_program(family, "bfloat16", 128, 128, True, scheduler, "NoProbe")
-        print(_core.find_cubin(*program, architecture)[0])
+serving = "PagedKv", "GeneralScores"
+for family, architecture in (("sm80", "sm_80"), ("sm90", "sm_90a")):
+    for scheduler in _core.SCHEDULERS:
+        kernel = family, "bfloat16", 128, 128, True, scheduler, "NoProbe"
+        print(_core.find_cubin(*_core.kernel_program(*kernel), architecture)[0])
+    print(_core.find_cubin(*_core.kernel_program(*kernel, *serving), architecture)[0])
+    for kernel in "merge_kernel<exactile::Bf16>", "append_kernel<float, exactile::Fp16>":
+        source = f"#include <exactile/cuda/{kernel.split('_')[0]}.hpp>\n"
+        print(_core.find_cubin(source, f"exactile::cuda::{kernel}", architecture)[0])
 """
 
 

@@ -8,31 +8,20 @@ import numpy as np
 import pytest
 
 import exactile
+from append_cases import (
+    PAGE_SIZE,
+    PAGES,
+    SEQUENCES,
+    SLOTS_OF_SEQUENCES,
+    caches,
+    expected,
+    new_rows,
+    some_slots,
+)
 from cases import DTYPES, assert_same_bits
 from sycl_device import dpnp, get, needs_device, put
 
 pytestmark = needs_device
-
-PAGES, PAGE_SIZE, HEADS, DIMS = 7, 5, 3, (64, 100)
-
-
-def new_rows(tokens, dtype):
-    rng = np.random.default_rng(0)
-    return [
-        rng.standard_normal((tokens, HEADS, dim), np.float32).astype(DTYPES[dtype]) for dim in DIMS
-    ]
-
-
-def caches(dtype):
-    return [np.full((PAGES, PAGE_SIZE, HEADS, dim), 7, DTYPES[dtype]) for dim in DIMS]
-
-
-def expected(cache, rows, slots):
-    want = cache.copy()
-    for row, slot in zip(rows, slots, strict=True):
-        if 0 <= slot < PAGES * PAGE_SIZE:
-            want[slot // PAGE_SIZE, slot % PAGE_SIZE] = row.astype(cache.dtype)
-    return want
 
 
 @pytest.mark.parametrize(("dtype", "cache_dtype"), list(itertools.product(DTYPES, DTYPES)))
@@ -40,11 +29,7 @@ def expected(cache, rows, slots):
 def test_every_pair_of_dtypes(dtype, cache_dtype, slots_on):
     """Slots in device memory that the cache does not have are not written."""
     rows, host = new_rows(20, dtype), caches(cache_dtype)
-    slots = np.random.default_rng(1).permutation(PAGES * PAGE_SIZE)[:20]
-    slots[[2, 5]] = -1, -7
-    if slots_on != "host":
-        slots[[3, 11]] = PAGES * PAGE_SIZE, 2**31 - 1
-        slots = slots.astype(slots_on)
+    slots = some_slots(slots_on == "host").astype("int64" if slots_on == "host" else slots_on)
     want = [expected(c, x, slots) for c, x in zip(host, rows, strict=True)]
     to = [put(x) for x in host]
     storage = "bfloat16" if "bfloat16" in (dtype, cache_dtype) else None
@@ -62,7 +47,7 @@ def test_pages_of_sequences_and_strides(in_order):
     queue = dpctl.SyclQueue(**({"property": "in_order"} if in_order else {}))
     rows = new_rows(5, "float32")
     want = [
-        expected(c, x, [31, 32, 0, 1, -1]) for c, x in zip(caches("float32"), rows, strict=True)
+        expected(c, x, SLOTS_OF_SEQUENCES) for c, x in zip(caches("float32"), rows, strict=True)
     ]
     to = [
         put(np.ascontiguousarray(x.transpose(0, 2, 1, 3)), queue).transpose(0, 2, 1, 3)
@@ -71,9 +56,7 @@ def test_pages_of_sequences_and_strides(in_order):
     exactile.append_kv(
         *(put(x, queue) for x in rows),
         *to,
-        block_table=np.array([[3, 6], [0, -1]], np.int32),
-        cu_seqlens=[0, 2, 4],
-        seqused_k=[8, 2],
+        **SEQUENCES,
     )
     for got, wanted in zip(to, want, strict=True):
         assert_same_bits(dpnp.asnumpy(got), wanted)

@@ -79,7 +79,6 @@ INT = "2147483647"
         ([f"--seq_len_kv_cache={INT}"], "--seq_len_kv_cache: expected < 2^31 keys"),
         (["--softcap=-1"], "--softcap: expected a finite number >= 0, got '-1'"),
         (["--softcap=nan"], "--softcap: expected a finite number >= 0, got 'nan'"),
-        (["--page_size=16", "--backend=cuda"], "expected no --page_size for the cuda backend"),
         (["--peers", "--page_size=16"], "--peers: expected no --page_size beside it"),
         (["--peers", "--alibi"], "--peers: expected no --alibi beside it"),
         (["--varlen", "--varlen_dist=mixed", "--seq_len_qo=9"], "--varlen_dist: expected no"),
