@@ -84,7 +84,7 @@ for family, architecture in (("sm80", "sm_80"), ("sm90", "sm_90a")):
         print(_core.find_cubin(*_core.kernel_program(*kernel), architecture)[0])
     print(_core.find_cubin(*_core.kernel_program(*kernel, *serving), architecture)[0])
     for kernel in "merge_kernel<exactile::Bf16>", "append_kernel<float, exactile::Fp16>":
-        source = f"#include <exactile/cuda/{kernel.split('_')[0]}.hpp>\n"
+        source = f"#include <exactile/cuda/{kernel.split('_')[0]}.hpp>\\n"
         print(_core.find_cubin(source, f"exactile::cuda::{kernel}", architecture)[0])
 """
 
