@@ -7,7 +7,8 @@
 //   rows.stride()        // from a row to the next of a run, in elements
 //   rows.is_run(n, end)  // whether keys [n, end) lie so; Layout::kOneRun: always
 //
-// Loads by TMA (cuda/sm90/boxes.hpp) ask it for what they need instead of an address.
+// Loads by TMA ask for coordinates instead of an address: cuda/sm90/pipeline.hpp of packed keys,
+// cuda/sm90/page_loader.hpp of pages.
 #pragma once
 
 #include <exactile/platform.hpp>

@@ -20,7 +20,7 @@ namespace exactile {
 
 inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000);
 
-/// What GeneralScores is told; all of it off by default.
+/// What variants are told; all of it off by default.
 struct ScoreParams {
   float softcap = 0;  ///< over softmax_scale; 0: none
   float softcap_inverse = 0;
@@ -54,6 +54,12 @@ EXACTILE_HOST_DEVICE constexpr int32_t sequence_of(const int32_t* cu_seqlens, in
 struct PlainScores {
   static constexpr bool kChanges = false;
   static constexpr bool kHasSinks = false;
+};
+
+/// Attention sinks alone: GeneralScores without what changes a score, so no slower than none.
+struct SinkScores {
+  static constexpr bool kChanges = false;
+  static constexpr bool kHasSinks = true;
 };
 
 /// Soft capping (arXiv:2408.00118), then ALiBi (arXiv:2108.12409), and attention sinks

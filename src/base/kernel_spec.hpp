@@ -28,8 +28,8 @@ struct PolicySpec {
 /// exactile/kv_layout.hpp and exactile/scores.hpp, by the names of the types there.
 enum class KvLayoutKind : unsigned char { kContiguous, kPaged };
 inline constexpr const char* kKvLayoutNames[] = {"ContiguousKv", "PagedKv"};
-enum class ScoresKind : unsigned char { kPlain, kGeneral };
-inline constexpr const char* kScoresNames[] = {"PlainScores", "GeneralScores"};
+enum class ScoresKind : unsigned char { kPlain, kSinks, kGeneral };
+inline constexpr const char* kScoresNames[] = {"PlainScores", "SinkScores", "GeneralScores"};
 inline constexpr int kNumScores = std::size(kScoresNames);
 
 /// What the kernels of every backend are instantiated for. A backend's own spec has more.
@@ -59,7 +59,8 @@ struct AppendSpec {
 };
 
 inline ScoresKind scores_kind(const RunOptions& options) {
-  return options.changes_scores() ? ScoresKind::kGeneral : ScoresKind::kPlain;
+  if (options.softcap > 0 || options.alibi_slopes) return ScoresKind::kGeneral;
+  return options.sinks ? ScoresKind::kSinks : ScoresKind::kPlain;
 }
 
 inline InstanceSpec instance_spec(const Plan& plan, const RunOptions& options = {}) {

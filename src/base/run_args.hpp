@@ -56,8 +56,6 @@ struct RunOptions {
   std::optional<ArrayRef> block_table = {};   ///< int32 (batch, max_pages); with Plan::page_size
   float* lse = nullptr;  ///< (num_heads_q, rows of q), contiguous, on the arrays' device; or null
 
-  bool changes_scores() const { return softcap > 0 || sinks || alibi_slopes; }
-
   /// CUDA: handle of the stream; 0: the default stream. SYCL: address of the sycl::queue.
   uint64_t stream = 0;
 };

@@ -18,10 +18,13 @@ PrefillParams make_params(const Plan& plan, const PrefillArgs& args, const Sched
   return params;
 }
 
+/// Sinks alone take the kernel of all variants: one compilation, which takes seconds here, less.
 KernelSpec spec_of(const Plan& plan, const PrefillArgs& args) {
-  return {.instance = instance_spec(plan, args.options),
-          .kernel = plan.sycl_kernel,
-          .count = args.extras.work_groups != nullptr};
+  KernelSpec spec{.instance = instance_spec(plan, args.options),
+                  .kernel = plan.sycl_kernel,
+                  .count = args.extras.work_groups != nullptr};
+  if (spec.instance.scores == ScoresKind::kSinks) spec.instance.scores = ScoresKind::kGeneral;
+  return spec;
 }
 
 Wanted wanted_by(const Plan& plan) {

@@ -65,7 +65,7 @@ def test_a_kernel_that_is_not_shipped_compiles(tmp_path, monkeypatch):
 
 
 @needs("nvrtc")
-@pytest.mark.parametrize("scores", ["PlainScores", "GeneralScores"])
+@pytest.mark.parametrize("scores", ["PlainScores", "SinkScores", "GeneralScores"])
 @pytest.mark.parametrize("layout", ["ContiguousKv", "PagedKv"])
 @pytest.mark.parametrize("family", ["sm80", "sm90"])
 def test_layouts_and_scores_compile(family, layout, scores, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@
 #include <exactile/cuda/sm90/epilogue.hpp>
 #include <exactile/cuda/sm90/mainloop.hpp>
 #include <exactile/cuda/sm90/packed_tiles.hpp>
+#include <exactile/cuda/sm90/page_loader.hpp>
 #include <exactile/scheduler/concepts.hpp>
 
 namespace exactile::cuda::sm90 {
@@ -48,13 +49,17 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       if (warp == 1) find_key_ranges(params, shared);
       if (warp > 1) find_non_finite(shared, warp - 2);
     }
+    constexpr bool kInPages = !Traits::KvLayout::kOneRun;
+    if constexpr (kInPages) {
+      if (ptx::warp_uniform(threadIdx.x / 32) == 1) load_pages(k_map, v_map, params, shared);
+    }
     if (threadIdx.x != 0) return;
     Producer<Traits> producer(q_map, k_map, v_map, params, shared);
     while (walk.scheduler.is_valid()) {
       const WorkTile work = walk.scheduler.tile();
       const BlockRange blocks = producer.load_q(work);
       walk.scheduler.advance();  // before the long part: what comes next is fetched meanwhile
-      producer.load_kv(work, blocks);
+      if constexpr (!kInPages) producer.load_kv(work, blocks);
     }
     producer.finish();
   } else {

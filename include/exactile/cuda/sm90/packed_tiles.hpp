@@ -11,18 +11,6 @@
 
 namespace exactile::cuda::sm90 {
 
-/// Calls visit(query, tile) for every tile; by a warp. `visit` arrives at q_full.
-template <class Traits, class Visit>
-EXACTILE_DEVICE void for_each_slot(SharedStorage<Traits>& shared, Visit visit) {
-  for (Stage<Traits::kQueries> query;; query.advance()) {
-    const int32_t i = query.index();
-    ptx::mbarrier_wait(ptx::shared_address(&shared.slot_full[i]), query.phase());
-    const typename SharedStorage<Traits>::Slot tile = shared.slot[i];
-    visit(i, tile);
-    if (!tile.valid) return;
-  }
-}
-
 /// Which keys the tokens of a tile see; by one warp.
 template <class Traits>
 EXACTILE_DEVICE void find_key_ranges(const PrefillParams& params, SharedStorage<Traits>& shared) {

@@ -1,7 +1,7 @@
-// exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them.
+// exactile/cuda/sm90/pipeline.hpp - the producer: one thread walks the tiles and loads them, but
+// for keys in pages (page_loader.hpp).
 #pragma once
 
-#include <exactile/cuda/sm90/boxes.hpp>
 #include <exactile/cuda/sm90/tile.hpp>
 
 namespace exactile::cuda::sm90 {
@@ -30,10 +30,9 @@ template <class Traits>
 EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
   constexpr int kConsumerWarps = 4 * Traits::kConsumers;
   constexpr int kSearching = Traits::kMask == MaskKind::kPacked ? kSearchWarps : 0;  // warps
-  constexpr int kPackedThreads = kSearching > 0 ? 32 * (kSearching + 1) : 0;         // threads
 #pragma unroll
   for (int i = 0; i < Traits::kQueries; ++i) {
-    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + kPackedThreads);
+    ptx::mbarrier_init(ptx::shared_address(&shared.q_full[i]), 1 + Traits::kSlotReaders);
     ptx::mbarrier_init(ptx::shared_address(&shared.slot_full[i]), 1);
     ptx::mbarrier_init(ptx::shared_address(&shared.q_empty[i]), 32 * kConsumerWarps);
   }
@@ -47,6 +46,18 @@ EXACTILE_DEVICE void init_barriers(SharedStorage<Traits>& shared) {
     ptx::mbarrier_init(ptx::shared_address(&shared.v_checked[i]), 32 * kSearchWarps);
   }
   ptx::fence_mbarrier_init();
+}
+
+/// Calls visit(query, tile) for every tile; by a warp. `visit` arrives at q_full.
+template <class Traits, class Visit>
+EXACTILE_DEVICE void for_each_slot(SharedStorage<Traits>& shared, Visit visit) {
+  for (Stage<Traits::kQueries> query;; query.advance()) {
+    const int32_t i = query.index();
+    ptx::mbarrier_wait(ptx::shared_address(&shared.slot_full[i]), query.phase());
+    const typename SharedStorage<Traits>::Slot tile = shared.slot[i];
+    visit(i, tile);
+    if (!tile.valid) return;
+  }
 }
 
 /// Loads tile after tile. Q, and the slot that says which tile it is, have kQueries buffers, which
@@ -94,17 +105,17 @@ class Producer {
   }
 
   EXACTILE_DEVICE void load_kv(const WorkTile& work, BlockRange blocks) {
-    const Boxes boxes(params_, work.rows, work.head * params_.tile_heads / params_.group);
+    const int32_t head = work.head * params_.tile_heads / params_.group;
 #pragma unroll 1
     for (int32_t n = blocks.end - 1; n >= blocks.begin; --n, stage_.advance()) {
-      const int32_t key = n * Traits::kBlockN;
-      const int32_t keys = num_keys<Traits>(work.rows) - key;
-      const int32_t num_boxes = ceil_div(min(keys, Traits::kBlockN), boxes.box_n());
+      const int32_t key = work.rows.k_begin + n * Traits::kBlockN;
+      const int32_t keys = num_keys<Traits>(work.rows) - n * Traits::kBlockN;
+      const int32_t boxes = ceil_div(min(keys, Traits::kBlockN), Traits::kBoxN);
       const int32_t i = stage_.index();
       load_block<Traits::kHeadDim>(k_map_, shared_.k[i], shared_.k_empty[i], shared_.k_full[i],
-                                   boxes, key, num_boxes);
+                                   head, key, boxes);
       load_block<Traits::kHeadDimV>(v_map_, shared_.v[i], shared_.v_empty[i], shared_.v_full[i],
-                                    boxes, key, num_boxes);
+                                    head, key, boxes);
     }
   }
 
@@ -118,10 +129,9 @@ class Producer {
 
  private:
   using Element = typename Traits::Element;
-  using Boxes = KvBoxes<Traits>;
 
   EXACTILE_DEVICE void announce(int32_t i) const {
-    if constexpr (Traits::kMask == MaskKind::kPacked) {
+    if constexpr (Traits::kSlotReaders > 0) {
       ptx::mbarrier_arrive(ptx::shared_address(&shared_.slot_full[i]));
     }
   }
@@ -134,22 +144,22 @@ class Producer {
     return i;
   }
 
+  /// Boxes of one kv head, from a row of the packed tensor on.
   template <int kColumns, class Matrix>
   EXACTILE_DEVICE void load_block(const TensorMap& map, Matrix& to, int64_t& empty, int64_t& full,
-                                  const Boxes& boxes, int32_t key, int32_t num_boxes) {
-    const int32_t box_n = boxes.box_n();
-    const int32_t box_bytes = box_n * kRowBytes;  // of one chunk
+                                  int32_t head, int32_t key, int32_t boxes) {
+    constexpr int kBoxBytes = Traits::kBoxN * kRowBytes;  // of one chunk
     const ptx::uint32_t barrier = ptx::shared_address(&full), start = ptx::shared_address(&to);
     ptx::mbarrier_wait(ptx::shared_address(&empty), stage_.phase() ^ 1);
-    if constexpr (Boxes::kOneBox) num_boxes = 1;
-    ptx::mbarrier_arrive_expect_tx(barrier, num_boxes * box_bytes * (kColumns / Traits::kChunk));
+    if constexpr (Traits::kBoxN == Traits::kBlockN) boxes = 1;
+    ptx::mbarrier_arrive_expect_tx(barrier, boxes * kBoxBytes * (kColumns / Traits::kChunk));
 #pragma unroll 1
-    for (int32_t i = 0; i < num_boxes; ++i) {
-      const int32_t row = min(i * box_n, Traits::kBlockN - box_n);  // may overlap
+    for (int32_t i = 0; i < boxes; ++i) {
+      const int32_t row = min(i * Traits::kBoxN, Traits::kBlockN - Traits::kBoxN);  // may overlap
 #pragma unroll
       for (int c = 0; c < kColumns / Traits::kChunk; ++c) {
-        boxes.load(start + (c * Traits::kBlockN + row) * kRowBytes, map, barrier,
-                   c * Traits::kChunk, key + row);
+        ptx::tma_load(start + (c * Traits::kBlockN + row) * kRowBytes, &map, barrier,
+                      c * Traits::kChunk, head, key + row);
       }
     }
   }

@@ -147,8 +147,9 @@ class RowScores {
 };
 
 /// Nothing.
-template <class Traits>
-class RowScores<Traits, PlainScores> {
+template <class Traits, class Scores>
+  requires(!Scores::kChanges)
+class RowScores<Traits, Scores> {
  public:
   RowScores() = default;
   EXACTILE_DEVICE RowScores(const PrefillParams&, const WorkTile&, int32_t) {}

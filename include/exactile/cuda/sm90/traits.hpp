@@ -139,6 +139,12 @@ struct Traits {
   static constexpr int kChunk = kHeadDim % 64 == 0 ? 64 : 32;
   static_assert(kHeadDim % kChunk == 0 && kHeadDimV % kChunk == 0);
 
+  /// Threads of the producer's warps besides the first, which read what a slot says: those that
+  /// prepare packed tiles (packed_tiles.hpp), or load pages (page_loader.hpp).
+  static constexpr int kSlotReaders = kMask == MaskKind::kPacked ? 32 * (kSearchWarps + 1)
+                                      : KvLayout::kOneRun        ? 0
+                                                                 : 32;
+
   static constexpr int kThreads = 128 * (kConsumers + 1);
   /// Registers per thread: at launch, and after setmaxnreg, which blocks for ever if the
   /// launch has too few.
