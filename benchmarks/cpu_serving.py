@@ -163,6 +163,11 @@ def report(name: str, case: Case, times: dict[Any, list[float]]) -> dict[str, An
     }
 
 
+def commit_here() -> str:
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -174,14 +179,12 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=4096, help="of a sequence of the decode step")
     parser.add_argument("--out", type=Path, help="append a JSON line per case", metavar="FILE")
     args = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     copy, works = copying(), workloads(args.batch, args.keys)
     chosen = args.works.split(",") if args.works else list(works)
     print("| case | GFLOP/s | GB/s | of copying ", end="")
     print(*(f"| pages of {size} " for size in PAGE_SIZES), "| copying, GB/s |", sep="")
     print("|---|---|---|---" + "|---" * len(PAGE_SIZES) + "|---|")
+    commit = commit_here() if args.out else ""
     for name, dtype in itertools.product(chosen, ("float32", "bfloat16")):
         case = Case(works[name], dtype)
         for page_size in case.plans:

@@ -124,6 +124,8 @@ def _draw_options(rng, pick, backend: str, serving: dict[str, Any]) -> dict[str,
     options["pack_gqa"] = pick([None, False, True])
     if backend in ("cpu", "sycl"):
         options["workers"] = int(rng.integers(1, 4))
+    elif options["scheduler"] == "auto" and pick([False, True]):
+        options["num_splits"] = pick([1, 2, 5])
     elif options["scheduler"] != "Individual" and not {"room", "page_size"} & serving.keys():
         options["pack_sequences"] = pick([None, False])
     return options

@@ -37,6 +37,7 @@ class Options(RunOptions, total=False):
     order: OrderName | None
     pack_gqa: bool | None
     pack_sequences: bool | None
+    num_splits: int | None
     backend: BackendName | None
     workers: int | None
     stream: Any
@@ -114,6 +115,7 @@ def varlen_prefill(
     order: OrderName | None = None,
     pack_gqa: bool | None = None,
     pack_sequences: bool | None = None,
+    num_splits: int | None = None,
     backend: BackendName | None = None,
     workers: int | None = None,
     stream: Any = None,
@@ -139,7 +141,7 @@ def varlen_prefill(
         The same for keys and values. Default: `cu_seqlens_q`, with pages `seqused_k`.
     seqused_q, seqused_k
         As `exactile.plan`.
-    causal, window, scheduler, order, pack_gqa, pack_sequences, backend, workers
+    causal, window, scheduler, order, pack_gqa, pack_sequences, num_splits, backend, workers
         As `exactile.plan`; the default backend is that of the arrays' device.
     out, return_lse, stream, and options of a run
         As `exactile.Plan.run`.
@@ -204,6 +206,7 @@ def varlen_prefill(
         order=order,
         pack_gqa=pack_gqa,
         pack_sequences=pack_sequences,
+        num_splits=num_splits,
         backend=backend,
         workers=workers,
         total_q=shape_q[0],

@@ -87,15 +87,18 @@ class Plan:
         Short sequences that follow one another share tiles.
     page_size : int
         Keys in a page; 0: keys and values are packed.
+    num_splits : int
+        Parts of the tile whose keys are split into most; 1: none is.
     workers : int
         Work-groups that run at a time: CPU threads.
     block_m, block_n : int
         Rows of a query tile, keys of a key block.
     tile_tokens, tile_heads, max_m_blocks, num_records : int
         Tokens of a full tile; heads that tiles are counted for (query heads, or kv heads when
-        packed); m_blocks of the longest sequence; m_blocks that exist in all sequences.
+        packed); m_blocks of the longest sequence; m_blocks that exist in all sequences, each
+        counted for every part of its keys.
     launched, valid : int
-        Work-groups, and tiles with work.
+        Work-groups, and tiles (parts of split ones) with work.
     pairs : int
         Visible (query, key) pairs of one head.
     flops, bytes : int
@@ -118,6 +121,7 @@ class Plan:
     pack_gqa: bool
     pack_sequences: bool
     page_size: int
+    num_splits: int
     workers: int
     block_m: int
     block_n: int
@@ -183,7 +187,8 @@ class Plan:
 
         ``q_end`` is the end of the sequence's rows. Empty for `Individual`, which has no list. A
         tile of several sequences has ``~(first sequence)`` as q_end, the first key of these as
-        k_begin, and ``tokens << 20 | keys`` as k_len.
+        k_begin, and ``tokens << 20 | keys`` as k_len. With `num_splits` > 1 a record is a part of a
+        tile, and its k_begin the part's number.
         """
         return self._core.records
 
@@ -217,9 +222,16 @@ class Plan:
             f"work-groups {self.launched:,} launched, {self.launched - self.num_empty:,} with "
             f"work, {self.num_empty:,} empty",
             f"tiles       {self.valid:,} ({self.num_records:,} m_blocks x {self.tile_heads} heads)",
+            *self._describe_splits(),
             f"work        {self.flops:,} FLOPs, {self.bytes:,} bytes",
         ]
         return "\n".join(lines)
+
+    def _describe_splits(self) -> list[str]:
+        if self.num_splits == 1:
+            return []
+        split = self._core.num_split_tiles
+        return [f"split keys  {split:,} tiles in up to {self.num_splits} parts, which are merged"]
 
     def __repr__(self) -> str:
         if self._device_lengths:
@@ -366,12 +378,11 @@ class Plan:
         to the sm80 kernels. A CUDA graph that captured a run needs the plan alive. On SYCL it
         returns then too, but for arrays known by DLPack alone, whose results it waits for.
 
-        Deterministic: the same call gives the same bits, whatever the scheduler, the threads and,
-        without `pack_sequences`, the rest of the batch. The GIL is released. On the CPU runs of
+        Deterministic: the same call gives the same bits, whatever the scheduler and the threads.
+        Without `pack_sequences` and with ``num_splits=1`` they do not depend on the rest of the
+        batch either. The GIL is released. On the CPU runs of
         several threads share the helper threads, and signals are answered between tiles: Ctrl-C
         ends a run and leaves `out` partly written.
-
-        `softcap`, `sinks`, `alibi_slopes`, pages and used lengths: on the CPU and SYCL for now.
 
         References
         ----------
@@ -424,6 +435,7 @@ def plan(
     order: OrderName | None = None,
     pack_gqa: bool | None = None,
     pack_sequences: bool | None = None,
+    num_splits: int | None = None,
     backend: BackendName | None = None,
     workers: int | None = None,
     total_q: int | None = None,
@@ -443,7 +455,7 @@ def plan(
         Plain lengths, instead of the running sums.
     seqused_q, seqused_k : integers, shape (batch,), optional
         Queries and keys of a sequence that count, the first ones; not more than the lengths say.
-        Default: all. (CPU and SYCL for now, as `page_size`.)
+        Default: all.
     page_size : int, optional
         Keys and values lie in pages of so many (`Plan.run` takes their `block_table`). Their number
         is `seqused_k` then, or what `cu_seqlens_k` or `seqlens_k` say; one of these is given.
@@ -472,6 +484,12 @@ def plan(
         scheduler with a tile list). Their results have other bits than without, as their keys are
         summed up in other blocks. Default: by the planner's cost model, for the persistent policy
         on Hopper.
+    num_splits : int, optional
+        Let up to so many work-groups share the keys of a tile, whose partial results are merged
+        (split-KV; CUDA, lengths on the host, a scheduler with a tile list). Results have other bits
+        than without. Default: by the planner's cost model where no `scheduler` is asked for, which
+        splits where there are fewer tiles than the device holds, as in a decode step of few
+        sequences. 1: a sequence's result does not depend on the rest of its batch.
     backend : str, optional
         One of `BACKENDS`. Default: ``"cpu"``.
     workers : int, optional
@@ -537,6 +555,7 @@ def plan(
         pack_sequences=None
         if pack_sequences is None
         else boolean(pack_sequences, "pack_sequences"),
+        num_splits=None if num_splits is None else _num_splits(num_splits),
         backend="cpu" if backend is None else one_of(backend, "backend"),
         workers=None if workers is None else integer(workers, "workers"),
         seqused_q=None if seqused_q is None else _used(seqused_q, cu_q, "q"),
@@ -586,6 +605,13 @@ def _ask_device(request: dict[str, Any], stream: Any) -> None:
             request["workers"] = at_a_time
     elif backend == "cpu" and stream is not None:
         refuse_stream(stream, "plan")
+
+
+def _num_splits(value: Any) -> int:
+    num_splits = integer(value, "num_splits")
+    if num_splits < 1:
+        raise ValueError(f"plan: expected num_splits >= 1, got {num_splits}")
+    return num_splits
 
 
 def _page_size(value: Any) -> int:

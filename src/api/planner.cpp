@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "api/backends.hpp"
+#include "api/splitting.hpp"
 #include "base/launch_params.hpp"
 #include "base/support.hpp"
 
@@ -201,8 +202,10 @@ Packing choose_packing(const PlanRequest& r, const Target& target, SchedulerKind
   const bool may_not_pack_gqa = !r.pack_gqa.value_or(false);
   // Long sequences have little to gain, and the question costs a walk over the batch.
   const auto batch = static_cast<int64_t>(r.cu_seqlens_q.size()) - 1;
-  const bool short_ones = r.cu_seqlens_q.back() <= 2 * target.tile.block_m * batch;
-  const bool all_used = r.seqused_q.empty() && r.seqused_k.empty() && r.page_size == 0;
+  const bool short_ones =
+      max(r.cu_seqlens_q.back(), r.cu_seqlens_k.back()) <= 2 * target.tile.block_m * batch;
+  const bool all_used = r.num_splits.value_or(1) == 1 && r.seqused_q.empty() &&
+                        r.seqused_k.empty() && r.page_size == 0;
   const bool may_pack =
       r.pack_sequences.value_or(chooses && target.packing_pays && short_ones && all_used &&
                                 !r.device_lengths && !r.user_scheduler);
@@ -219,6 +222,23 @@ Packing choose_packing(const PlanRequest& r, const Target& target, SchedulerKind
   if (candidates.size() == 1) return candidates[0];
   return *std::ranges::min_element(
       candidates, {}, [&](const Packing& packing) { return modelled_cost(r, target, packing); });
+}
+
+/// Whether the target can do what is asked for.
+void check_splits(const PlanRequest& r, const Target& target, const Packing& packing) {
+  if (!r.num_splits) return;
+  const std::string got = ", got num_splits=" + std::to_string(*r.num_splits);
+  if (*r.num_splits == 1) return;
+  if (!target.splits_keys) {
+    fail(std::string("expected num_splits=1, or None, for the ") +
+         name_of(r.backend, kBackendNames) + " backend, which does not split keys" + got);
+  }
+  if (r.device_lengths) fail("expected lengths on the host with num_splits > 1" + got);
+  if (packing.packed_len > 0) fail("expected no pack_sequences=True with num_splits > 1" + got);
+  if (r.scheduler && !has_list(*r.scheduler)) {
+    fail(std::string("expected a scheduler with a tile list for num_splits > 1, not ") +
+         name_of(*r.scheduler, kSchedulerNames) + got);
+  }
 }
 
 /// FLOPs and bytes from the pairs and rows that exist; each needed row is read once, each output
@@ -269,17 +289,18 @@ struct SortMemory {
   std::vector<int32_t> cost, start;
 };
 
-void write_list(const TileListSpec& spec, Plan& plan) {
-  plan.records = std::make_unique_for_overwrite<TileRecord[]>(plan.num_records);
+/// `num_tiles`: those of the list, none of which is split.
+void write_list(const TileListSpec& spec, int64_t num_tiles, Plan& plan) {
+  plan.records = std::make_unique_for_overwrite<TileRecord[]>(num_tiles);
   if (plan.order == ListOrder::kNatural) return write_tiles(spec, plan.records.get());
   // Kept by the thread, up to 20 MiB: fresh memory would cost more than the sort.
   constexpr int64_t kKeptRecords = 1 << 20;
   thread_local SortMemory kept;
   SortMemory fresh;
-  SortMemory& memory = plan.num_records <= kKeptRecords ? kept : fresh;
-  if (memory.natural.size() < static_cast<std::size_t>(plan.num_records)) {
-    memory.natural.resize(plan.num_records);
-    memory.cost.resize(plan.num_records);
+  SortMemory& memory = num_tiles <= kKeptRecords ? kept : fresh;
+  if (memory.natural.size() < static_cast<std::size_t>(num_tiles)) {
+    memory.natural.resize(num_tiles);
+    memory.cost.resize(num_tiles);
   }
   memory.start.resize(kMaxCost + 1);
   write_sorted_tiles(
@@ -359,17 +380,23 @@ Plan make_plan(PlanRequest r) {
       .device_lengths = r.device_lengths,
   };
   plan.memory = backend.make_memory();
+  check_splits(r, target, packing);
   const double mean_m_blocks = count_work(r, spec, plan);
   if (has_list(scheduler)) plan.order = r.order.value_or(backend.best_order(plan, mean_m_blocks));
   if (packing.packed_len > 0) plan.num_records = count_tiles(spec);
   if (r.device_lengths) plan.num_records = backend.max_records(plan);
+  const int64_t num_tiles = plan.num_records;
+  const Splitting splitting = choose_splitting(r, spec, target, plan);
+  if (splitting.splits()) plan.num_records = count_parts(spec, splitting);
+  const bool splits = plan.num_records > num_tiles;  // some tile has more than one block
   plan.valid = plan.num_records * plan.tile_heads;
   plan.launched = num_work_groups(plan, r.work_groups);
   if (r.device_lengths) {
     plan.valid = plan.pairs = plan.flops = plan.bytes = 0;
     backend.plan_on_device(plan);
   } else if (has_list(scheduler)) {
-    write_list(spec, plan);
+    write_list(spec, num_tiles, plan);
+    if (splits) split_list(spec, splitting, num_tiles, plan);
   }
   const std::chrono::duration<double, std::micro> elapsed =
       std::chrono::steady_clock::now() - begin;

@@ -27,6 +27,7 @@ struct Target {
   int32_t block_overhead_rows = 0;  ///< cost of visiting a key block at all, in rows
   int32_t tile_overhead_keys = 0;   ///< cost of a tile's begin and end, in keys
   int workers;                      ///< where the caller does not say
+  bool splits_keys = false;         ///< work-groups can share the keys of a tile
 };
 
 class BackendInterface {

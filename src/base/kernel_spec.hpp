@@ -40,6 +40,7 @@ struct InstanceSpec {
   PolicySpec policy;
   KvLayoutKind layout = KvLayoutKind::kContiguous;
   ScoresKind scores = ScoresKind::kPlain;
+  bool splits = false;  ///< SplitKeys of exactile/key_splits.hpp
 
   friend auto operator<=>(const InstanceSpec&, const InstanceSpec&) = default;
 };
@@ -69,7 +70,8 @@ inline InstanceSpec instance_spec(const Plan& plan, const RunOptions& options = 
           .head_dim_v = plan.head_dim_v,
           .policy = {.scheduler = plan.scheduler, .user = plan.user_scheduler},
           .layout = plan.is_paged() ? KvLayoutKind::kPaged : KvLayoutKind::kContiguous,
-          .scores = scores_kind(options)};
+          .scores = scores_kind(options),
+          .splits = plan.splits_keys()};
 }
 
 }  // namespace exactile

@@ -2,6 +2,7 @@
 // what cost. Data alone; api/planner.cpp makes plans.
 #pragma once
 
+#include <exactile/key_splits.hpp>
 #include <exactile/scheduler/tile_list.hpp>
 #include <memory>
 #include <optional>
@@ -44,6 +45,7 @@ struct PlanRequest {
   std::optional<bool> pack_gqa;            ///< empty: the planner chooses
   std::optional<bool> pack_sequences;      ///< empty: the planner chooses
   std::optional<ListOrder> order;          ///< empty: the planner chooses
+  std::optional<int32_t> num_splits = {};  ///< work-groups for the keys of a tile; empty: it does
   Backend backend;
   SyclKernel sycl_kernel = SyclKernel::kPortable;  ///< of the device that is planned for
   std::optional<int> workers;  ///< work-groups that the device runs at a time; empty: the backend's
@@ -84,10 +86,17 @@ struct Plan {
   std::unique_ptr<TileRecord[]> records =
       nullptr;  ///< (num_records,) in `order`; null for Individual
   std::shared_ptr<const UserScheduler> user_scheduler = nullptr;
+  int32_t num_splits = 1;  ///< parts of the tile that is split into most
+  /// Where tiles are split, a record is a part: its k_begin is a number of `splits`.
+  std::vector<KeySplit> splits = {};        ///< (num_records,), or empty
+  std::vector<SplitTile> split_tiles = {};  ///< what is merged
+  int64_t partial_rows = 0;                 ///< of all parts
+  int32_t merged_rows = 0;                  ///< of all split tiles
   /// With these `num_records` and `launched` are bounds, and `valid` and the work are unknown: 0.
   std::optional<DeviceLengths> device_lengths = std::nullopt;
   std::shared_ptr<PlanMemory> memory = nullptr;  ///< null where the backend needs none
 
+  bool splits_keys() const { return num_splits > 1; }
   bool is_paged() const { return page_size > 0; }
   int32_t batch() const { return static_cast<int32_t>(cu_seqlens_q.size()) - 1; }
   int32_t group() const { return num_heads_q / num_heads_kv; }

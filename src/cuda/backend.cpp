@@ -37,7 +37,8 @@ class CudaBackend final : public BackendInterface {
             .packing_pays = traits_of(family).packing_pays,
             .key_step = 64,
             .tile_overhead_keys = 96,
-            .workers = device ? device->multiprocessors() : kH100Multiprocessors};
+            .workers = device ? device->multiprocessors() : kH100Multiprocessors,
+            .splits_keys = true};
   }
 
   /// Head-major is worth 4 % on 8 x 8192, causal, and costs 4 to 10 % where lengths differ.

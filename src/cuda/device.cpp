@@ -159,7 +159,7 @@ void Device::collect_idle() {
   });
 }
 
-Block Device::acquire(std::size_t bytes) {
+Block Device::acquire(std::size_t bytes, Pinned pinned) {
   const RelaxedCapture relaxed;
   {
     const std::scoped_lock lock(mutex_);
@@ -167,7 +167,8 @@ Block Device::acquire(std::size_t bytes) {
     // Not far larger: a small plan does not hold the memory of a large one.
     constexpr std::size_t kTooLarge = 8;
     const auto fits = std::ranges::find_if(idle_, [&](const Block& block) {
-      return block.bytes >= bytes && block.bytes / kTooLarge <= max(bytes, kSmallestBlock);
+      return (block.host != nullptr) == (pinned == Pinned::kBeside) && block.bytes >= bytes &&
+             block.bytes / kTooLarge <= max(bytes, kSmallestBlock);
     });
     if (fits != idle_.end()) {
       const Block block = *fits;
@@ -177,6 +178,7 @@ Block Device::acquire(std::size_t bytes) {
   }
   Block block{.bytes = std::bit_ceil(max(bytes, kSmallestBlock))};
   EXACTILE_DRIVER_CALL(driver_, cuMemAlloc, &block.device, block.bytes);
+  if (pinned == Pinned::kNone) return block;
   void* host = nullptr;
   const Result result = driver_.cuMemHostAlloc(&host, block.bytes, 0);
   if (result != kSuccess) driver_.cuMemFree(block.device);

@@ -13,7 +13,10 @@
 
 namespace exactile::cuda {
 
-/// Device memory with pinned host memory of the same size beside it.
+/// Whether a block has pinned host memory of its size beside it.
+enum class Pinned : unsigned char { kNone, kBeside };
+
+/// Device memory, and host memory beside it or null.
 struct Block {
   DevicePtr device = 0;
   std::byte* host = nullptr;
@@ -67,7 +70,7 @@ class Device {
   const LoadedKernel& kernel(const AnySpec& spec);
 
   /// At least `bytes`, not in use by anything. The context must be current.
-  Block acquire(std::size_t bytes);
+  Block acquire(std::size_t bytes, Pinned pinned = Pinned::kBeside);
   /// Gives blocks back; they are used again when all of `last_uses` have happened.
   void release(std::vector<Block> blocks, std::vector<Event> last_uses);
   Event make_event();

@@ -58,10 +58,11 @@ std::string traits_name(const KernelSpec& spec, const std::string& family) {
                      std::to_string(of.head_dim) + ", " + std::to_string(of.head_dim_v) +
                      ", exactile::cuda::MaskKind::" + kMaskKindNames[static_cast<int>(spec.mask)];
   const bool plain = of.layout == KvLayoutKind::kContiguous && of.scores == ScoresKind::kPlain;
-  if (!plain) {
+  if (!plain || of.splits) {
     name += std::string(", exactile::") + name_of(of.layout, kKvLayoutNames) +
             ", exactile::" + name_of(of.scores, kScoresNames);
   }
+  if (of.splits) name += ", exactile::SplitKeys";
   return name + ">";
 }
 
@@ -86,6 +87,7 @@ Shape shape_of_kernel(const KernelSpec& spec) {
   return shape_of(spec.family, spec.mask, of.dtype, of.head_dim, of.head_dim_v);
 }
 Shape shape_of_kernel(const PlannerSpec&) { return {.threads = kPlannerThreads}; }
+Shape shape_of_kernel(const MergeSplitsSpec&) { return {.threads = kRowThreads}; }
 Shape shape_of_kernel(const MergeSpec&) { return {.threads = kRowThreads}; }
 Shape shape_of_kernel(const AppendSpec&) { return {.threads = kRowThreads}; }
 
@@ -113,6 +115,9 @@ jit::Program program_of(const PlannerSpec&) {
 jit::Program program_of_rows(const std::string& name, const std::string& arguments) {
   return {.source = "#include <exactile/cuda/" + name + ".hpp>\n",
           .name_expression = "exactile::cuda::" + name + "_kernel<" + arguments + ">"};
+}
+jit::Program program_of(const MergeSplitsSpec& spec) {
+  return program_of_rows("merge_splits", element_name(spec.dtype));
 }
 jit::Program program_of(const MergeSpec& spec) {
   return program_of_rows("merge", element_name(spec.dtype));

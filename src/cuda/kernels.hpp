@@ -74,7 +74,14 @@ struct PlannerSpec {
   friend auto operator<=>(const PlannerSpec&, const PlannerSpec&) = default;
 };
 
-using AnySpec = std::variant<KernelSpec, PlannerSpec, MergeSpec, AppendSpec>;
+/// The kernel that merges the parts of split tiles.
+struct MergeSplitsSpec {
+  Dtype dtype;
+
+  friend auto operator<=>(const MergeSplitsSpec&, const MergeSplitsSpec&) = default;
+};
+
+using AnySpec = std::variant<KernelSpec, PlannerSpec, MergeSplitsSpec, MergeSpec, AppendSpec>;
 
 /// Throws as shape_of().
 Shape shape_of(const AnySpec& spec);

@@ -8,6 +8,7 @@
 
 #include "base/launch_params.hpp"
 #include "cuda/plan_memory.hpp"
+#include "cuda/rows.hpp"
 
 namespace exactile::cuda {
 namespace {
@@ -62,9 +63,9 @@ TensorMap make_tensor_map(const ArrayRef& a, const void* fallback, int32_t chunk
   return map;
 }
 
-PrefillParams make_params(const Plan& plan, const ScheduleMemory& lists, const PrefillArgs& args,
-                          const Shape& shape) {
-  PrefillParams params{};
+SplitPrefillParams make_params(const Plan& plan, const ScheduleMemory& lists,
+                               const PrefillArgs& args, const Shape& shape) {
+  SplitPrefillParams params{};
   static_cast<CommonParams&>(params) = common_params(plan, args, lists.cu_seqlens_q);
   params.cu_seqlens_q = lists.cu_seqlens_q;
   params.cu_seqlens_k = lists.cu_seqlens_k;
@@ -109,6 +110,25 @@ void check_tiles(const Plan& plan, Family family, const Shape& shape) {
                                 name_of(family, kFamilyNames) + " kernels, got one with " +
                                 std::to_string(plan.block_m) + ": plan on the device that runs it");
   }
+}
+
+/// Enqueues the merge of a plan's split tiles behind their parts.
+void merge_splits(Device& device, const DevicePlan& memory, const Plan& plan,
+                  const SplitPrefillParams& params, Stream stream) {
+  SplitMergeParams merge{.tiles = memory.split_tiles(),
+                         .num_tiles = static_cast<int32_t>(plan.split_tiles.size()),
+                         .num_rows = plan.merged_rows,
+                         .num_heads = plan.num_heads_q,
+                         .tile_heads = params.tile_heads,
+                         .head_dim_v = plan.head_dim_v,
+                         .scale_log2 = params.scale_log2,
+                         .scores = params.scores,
+                         .partial = params.split.partial,
+                         .out = params.out,
+                         .lse = params.lse,
+                         .lse_head_stride = params.lse_head_stride};
+  void* arguments[] = {&merge};
+  launch_rows(device, MergeSplitsSpec{plan.dtype}, plan.merged_rows, stream, arguments);
 }
 
 }  // namespace
@@ -184,14 +204,17 @@ void launch(const Plan& plan, const PrefillArgs& args) {
     maps[1] = make_tensor_map(args.k, q, shape.chunk, 1, box_n);
     maps[2] = make_tensor_map(args.v, q, shape.chunk, 1, box_n);
   }
-  const LaunchCounter counter = memory.prepare(stream);
+  const LaunchMemory taken = memory.prepare(stream);
   ScheduleMemory lists = memory.lists(plan);
-  lists.counter = reinterpret_cast<int32_t*>(counter.address);
-  PrefillParams params = make_params(plan, lists, args, shape);
+  lists.counter = reinterpret_cast<int32_t*>(taken.counter);
+  SplitPrefillParams params = make_params(plan, lists, args, shape);
+  if (plan.splits_keys()) {
+    params.split = {.splits = memory.splits(), .partial = partial_results(plan, taken.partial)};
+  }
   Schedule schedule = make_schedule(plan, lists);
   void* arguments[] = {&maps[0], &maps[1], &maps[2], &params, &schedule};
-  if (counter.address && !counter.is_zero) {
-    EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, counter.address, 0, 1, stream);
+  if (taken.counter && !taken.is_zero) {
+    EXACTILE_DRIVER_CALL(driver, cuMemsetD32Async, taken.counter, 0, 1, stream);
   }
   // Kernels begin by waiting for the planner: they may be resident before it ends.
   LaunchAttribute overlap{.id = kLaunchAttributeProgrammaticStreamSerialization, .value = {1}};
@@ -209,7 +232,8 @@ void launch(const Plan& plan, const PrefillArgs& args) {
   };
   EXACTILE_DRIVER_CALL(driver, cuLaunchKernelEx, &config, kernel->handle,
                        shape.chunk > 0 ? arguments : arguments + 3, nullptr);
-  if (counter.last_use) EXACTILE_DRIVER_CALL(driver, cuEventRecord, counter.last_use, stream);
+  if (plan.splits_keys()) merge_splits(device, memory, plan, params, stream);
+  if (taken.last_use) EXACTILE_DRIVER_CALL(driver, cuEventRecord, taken.last_use, stream);
 }
 
 }  // namespace exactile::cuda

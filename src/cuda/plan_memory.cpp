@@ -28,8 +28,20 @@ ListLayout::ListLayout(const Plan& plan) {
     used_q = place(plan.seqused_q.size() * sizeof(int32_t));
     used_k = place(plan.seqused_k.size() * sizeof(int32_t));
     records = place(plan.records ? plan.num_records * sizeof(TileRecord) : 0);
+    splits = place(plan.splits.size() * sizeof(KeySplit));
+    split_tiles = place(plan.split_tiles.size() * sizeof(SplitTile));
   }
   counter = place(sizeof(int32_t));
+}
+
+PartialResults partial_results(const Plan& plan, DevicePtr memory) {
+  auto* const out = reinterpret_cast<float*>(memory);
+  return {.out = out,
+          .rows = reinterpret_cast<RowState*>(out + plan.partial_rows * plan.head_dim_v)};
+}
+
+std::size_t partial_bytes(const Plan& plan) {
+  return plan.partial_rows * (plan.head_dim_v * sizeof(float) + sizeof(RowState));
 }
 
 DevicePlan::DevicePlan(Device& device, const Plan& plan)
@@ -38,7 +50,7 @@ DevicePlan::DevicePlan(Device& device, const Plan& plan)
       lists_(device.acquire(layout_.bytes)),
       counter_(has_counter(plan.scheduler) ? lists_.device + layout_.counter : 0),
       upload_(device),
-      counters_(device, counter_, /*leaves_zero=*/!plan.user_scheduler) {
+      of_streams_(device, counter_, /*leaves_zero=*/!plan.user_scheduler, partial_bytes(plan)) {
   if (!plan.device_lengths) fill(plan);
 }
 
@@ -54,6 +66,8 @@ void DevicePlan::fill(const Plan& plan) {
   if (plan.records) {
     put(layout_.records, plan.records.get(), plan.num_records * sizeof(TileRecord));
   }
+  put(layout_.splits, plan.splits.data(), plan.splits.size() * sizeof(KeySplit));
+  put(layout_.split_tiles, plan.split_tiles.data(), plan.split_tiles.size() * sizeof(SplitTile));
   constexpr int32_t kZero = 0;
   put(layout_.counter, &kZero, sizeof kZero);
 }
@@ -61,11 +75,11 @@ void DevicePlan::fill(const Plan& plan) {
 DevicePlan::~DevicePlan() {
   std::vector<Event> last_uses;
   try {
-    if (const Event event = upload_.last_event(counters_.launched())) last_uses.push_back(event);
+    if (const Event event = upload_.last_event(of_streams_.launched())) last_uses.push_back(event);
   } catch (const std::runtime_error&) {  // at exit the driver may be gone
     return;                              // not used again
   }
-  counters_.release({lists_}, std::move(last_uses));
+  of_streams_.release({lists_}, std::move(last_uses));
 }
 
 ScheduleMemory DevicePlan::lists(const Plan& plan) const {
@@ -85,10 +99,10 @@ ScheduleMemory DevicePlan::lists(const Plan& plan) const {
           .records = pointer<TileRecord>(layout_.records)};
 }
 
-LaunchCounter DevicePlan::prepare(Stream stream) {
+LaunchMemory DevicePlan::prepare(Stream stream) {
   const LaunchStream launch(stream);
   upload_.before_launch(launch, lists_, layout_.bytes);
-  return counters_.take(launch);
+  return of_streams_.take(launch);
 }
 
 void DevicePlan::enqueue_planner(const Plan& plan) {

@@ -9,7 +9,7 @@
 #include "base/launch_params.hpp"
 #include "base/plan.hpp"
 #include "cuda/list_upload.hpp"
-#include "cuda/stream_counters.hpp"
+#include "cuda/stream_memory.hpp"
 
 namespace exactile::cuda {
 
@@ -19,9 +19,14 @@ struct ListLayout {
 
   std::size_t cu_q = 0, cu_k = 0, used_q = 0, used_k = 0, records = 0;
   std::size_t planned = 0;  ///< number of records, where the planner on the device counts them
+  std::size_t splits = 0, split_tiles = 0;
   std::size_t counter = 0;
   std::size_t bytes = 0;  ///< of all
 };
+
+/// Partial results of a plan, of one launch.
+std::size_t partial_bytes(const Plan& plan);
+PartialResults partial_results(const Plan& plan, DevicePtr memory);
 
 /// A plan on one device.
 class DevicePlan {
@@ -32,13 +37,16 @@ class DevicePlan {
   DevicePlan& operator=(const DevicePlan&) = delete;
 
   /// For a launch on a stream: uploads what has to be. The device's context is current.
-  LaunchCounter prepare(Stream stream);
+  LaunchMemory prepare(Stream stream);
   /// Enqueues the planner on the device. Its context is current.
   void enqueue_planner(const Plan& plan);
 
   Device& device() const { return device_; }
   /// Where the policy and the kernels find them; without a counter.
   ScheduleMemory lists(const Plan& plan) const;
+  /// Of plans that split keys.
+  const KeySplit* splits() const { return pointer<KeySplit>(layout_.splits); }
+  const SplitTile* split_tiles() const { return pointer<SplitTile>(layout_.split_tiles); }
 
   /// Loaded on first use, by Family, Probe and ScoresKind.
   const LoadedKernel* kernels[kNumFamilies][kNumProbes][kNumScores] = {};
@@ -55,7 +63,7 @@ class DevicePlan {
   const Block lists_;
   const DevicePtr counter_;  // that of the lists; 0 where the policy needs none
   ListUpload upload_;
-  StreamCounters counters_;
+  StreamMemory of_streams_;
 };
 
 /// Belongs to a Plan. Freed with it, without waiting: memory is used again when the last launches

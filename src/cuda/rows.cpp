@@ -12,25 +12,6 @@
 namespace exactile::cuda {
 namespace {
 
-/// A warp for each of so many rows.
-void launch_rows(Device& device, const AnySpec& spec, int64_t rows, Stream stream,
-                 void** arguments) {
-  if (rows == 0) return;
-  const auto blocks = ceil_div<int64_t>(rows, kRowsOfBlock);
-  const LoadedKernel& kernel = device.kernel(spec);
-  const LaunchConfig config{.grid_x = static_cast<unsigned>(blocks),
-                            .grid_y = 1,
-                            .grid_z = 1,
-                            .block_x = kRowThreads,
-                            .block_y = 1,
-                            .block_z = 1,
-                            .shared_bytes = 0,
-                            .stream = stream,
-                            .attributes = nullptr,
-                            .num_attributes = 0};
-  EXACTILE_DRIVER_CALL(Driver::get(), cuLaunchKernelEx, &config, kernel.handle, arguments, nullptr);
-}
-
 /// "expected at most ... rows", or empty: a grid has less than 2^31 blocks.
 std::string refuse_rows_of_grid(int64_t rows) {
   constexpr int64_t kMost = int64_t{kRowsOfBlock} * std::numeric_limits<int32_t>::max();
@@ -70,6 +51,24 @@ class UploadedSlots {
 };
 
 }  // namespace
+
+void launch_rows(Device& device, const AnySpec& spec, int64_t rows, Stream stream,
+                 void** arguments) {
+  if (rows == 0) return;
+  const auto blocks = ceil_div<int64_t>(rows, kRowsOfBlock);
+  const LoadedKernel& kernel = device.kernel(spec);
+  const LaunchConfig config{.grid_x = static_cast<unsigned>(blocks),
+                            .grid_y = 1,
+                            .grid_z = 1,
+                            .block_x = kRowThreads,
+                            .block_y = 1,
+                            .block_z = 1,
+                            .shared_bytes = 0,
+                            .stream = stream,
+                            .attributes = nullptr,
+                            .num_attributes = 0};
+  EXACTILE_DRIVER_CALL(Driver::get(), cuLaunchKernelEx, &config, kernel.handle, arguments, nullptr);
+}
 
 std::string merge_refusal(const MergeArgs& args) {
   constexpr std::size_t kMost = MergeParams::kInline + MoreParts::kMost;

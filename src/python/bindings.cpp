@@ -54,7 +54,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
           const std::optional<Lengths>& seqused_k, int64_t page_size,
           const std::optional<UserSchedulerFields>& user_scheduler,
           const std::optional<DeviceLengthFields>& device_lengths, const std::string& sycl_kernel,
-          std::optional<int32_t> work_groups) {
+          std::optional<int32_t> work_groups, std::optional<int32_t> num_splits) {
   PlanRequest request{
       .cu_seqlens_q = span_of(cu_seqlens_q),
       .cu_seqlens_k = span_of(cu_seqlens_k),
@@ -92,6 +92,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
                               .stream = stream};
   }
   request.work_groups = work_groups;
+  request.num_splits = num_splits;
   if (order) request.order = from_name<ListOrder>(*order, kOrderNames, "plan: order");
   Plan made = [&] {
     const GilRelease release;
@@ -266,6 +267,9 @@ NB_MODULE(_core, m) {
       .def_prop_ro("sycl_kernel",
                    [](const Plan& p) { return name_of(p.sycl_kernel, kSyclKernelNames); })
       .def_ro("page_size", &Plan::page_size)
+      .def_ro("num_splits", &Plan::num_splits)
+      .def_prop_ro("num_split_tiles",
+                   [](const Plan& p) { return p.split_tiles.size() * p.tile_heads; })
       .def_ro("workers", &Plan::workers)
       .def_ro("block_m", &Plan::block_m)
       .def_ro("block_n", &Plan::block_n)
@@ -291,6 +295,11 @@ NB_MODULE(_core, m) {
                      const auto& plan = nb::cast<const Plan&>(self);
                      return view(self, plan.records.get(), plan.records ? plan.num_records : 0, 4);
                    })
+      .def_prop_ro("splits",  // for tests: KeySplit of every record
+                   [](nb::handle_t<Plan> self) {
+                     const auto& plan = nb::cast<const Plan&>(self);
+                     return view(self, plan.splits.data(), plan.splits.size(), 4);
+                   })
       .def("run", &run, "q"_a, "k"_a, "v"_a, "out"_a, "lse"_a.none() = nb::none(),
            "options"_a = nb::dict(), "stream"_a = 0, "out_is_callers"_a = true,
            "walk"_a.none() = nb::none(), "timeline"_a = 0, "timeline_bytes"_a = 0,
@@ -303,7 +312,8 @@ NB_MODULE(_core, m) {
         "backend"_a, "workers"_a.none(), "seqused_q"_a.noconvert().none() = nb::none(),
         "seqused_k"_a.noconvert().none() = nb::none(), "page_size"_a = 0,
         "user_scheduler"_a.none() = nb::none(), "device_lengths"_a.none() = nb::none(),
-        "sycl_kernel"_a = kSyclKernelNames[0], "work_groups"_a.none() = nb::none());
+        "sycl_kernel"_a = kSyclKernelNames[0], "work_groups"_a.none() = nb::none(),
+        "num_splits"_a.none() = nb::none());
   m.def("array_info", &array_info, "x"_a, "name"_a, "storage"_a = "", "paged"_a = false);
   m.def("refuse_tracing", &refuse_tracing, "function"_a);
   m.def("suspend_compiler", &suspend_compiler);

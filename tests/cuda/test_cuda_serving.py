@@ -11,17 +11,16 @@ import pytest
 
 import exactile
 from cases import LENS_K, LENS_Q, MASKS, Batch, assert_same_bits, cumulate, make_batch
-from cuda_device import HALVES, ROWS, needs_gpu, to_gpu, to_numpy, torch
+from cuda_device import HALVES, ROWS, needs_gpu, to_numpy, torch
+from cuda_serving import ALL, PAGES, assert_same_results, serve, there
 from serving import (
     FEATURES,
     NO_PAGES,
     SENTINEL,
     counted,
     in_pages,
-    lengths,
     some_sinks,
     some_slopes,
-    tokens,
     with_features,
     with_scores,
 )
@@ -34,47 +33,6 @@ REFUSED = {name for name in KIND_OF if "gaps" in name or "reversed" in name}
 OF_KINDS = {kind: next(name for name in names if name not in REFUSED)
             for kind, names in FEATURES.items()}  # fmt: skip
 PAIRS = list(itertools.combinations(OF_KINDS.values(), 2))
-ALL = ["window", "wide softcap", "sinks", "alibi of sequences", "seqused_q", "seqused_k", "padding"]
-PAGES = "pages of 16, side by side"
-
-
-def put_view(x: np.ndarray):
-    """`x` where it lies in the array that it is a view of, which `to_gpu` makes dense."""
-    whole = x
-    while isinstance(whole.base, np.ndarray):
-        whole = whole.base
-    at = (x.ctypes.data - whole.ctypes.data) // x.itemsize
-    steps = [stride // x.itemsize for stride in x.strides]
-    return to_gpu(whole).flatten().as_strided(x.shape, steps, at)
-
-
-def there(batch: Batch) -> Batch:
-    """A batch on the GPU, what it is served with too."""
-    arrays = ("block_table", "sinks", "alibi_slopes")
-    given = {
-        name: torch.from_numpy(np.ascontiguousarray(x)).cuda() if name in arrays else x
-        for name, x in batch.serving.items()
-    }
-    return replace(
-        batch, q=to_gpu(batch.q), k=put_view(batch.k), v=put_view(batch.v), serving=given
-    )
-
-
-def serve(batch: Batch, **options) -> tuple[np.ndarray, np.ndarray]:
-    """(out, lse) of the GPU; rows of out that do not count are as they were."""
-    on = there(batch)
-    out = torch.full((*batch.q.shape[:2], batch.v.shape[-1]), SENTINEL, dtype=on.q.dtype).cuda()
-    _, lse = on.run(out=out, **options)
-    result = to_numpy(out)
-    untouched = np.ones(len(result), bool)
-    untouched[tokens(*lengths(batch)[:2])] = False
-    assert (result[untouched] == SENTINEL).all(), "a row that does not count was written"
-    return result, to_numpy(lse)
-
-
-def assert_same_results(got, want):
-    for x, y in zip(got, want, strict=True):
-        assert_same_bits(x, y)
 
 
 # --- features -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <exactile/element.hpp>
+#include <exactile/key_splits.hpp>
 #include <exactile/params.hpp>
 #include <exactile/scheduler/concepts.hpp>
 
@@ -43,6 +44,19 @@ struct PrefillParams : CommonParams {
   /// Of the Timeline probe, zeroed: one for every work-group, then (tile heads, total_q).
   TimelineRecord* timeline;
   int32_t page_box;  ///< of PagedKv: keys in a TMA box, which divides a page and a block
+};
+
+/// Of SplitKeys; others' kernels are not told.
+struct SplitPrefillParams : PrefillParams {
+  SplitParams split;
+};
+template <class Keys>
+struct ParamsOfKeys {
+  using Type = PrefillParams;
+};
+template <>
+struct ParamsOfKeys<SplitKeys> {
+  using Type = SplitPrefillParams;
 };
 
 }  // namespace exactile::cuda

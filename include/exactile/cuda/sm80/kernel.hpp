@@ -8,24 +8,30 @@ namespace exactile::cuda::sm80 {
 
 /// Lies in shared memory: thread 0 walks the scheduler, because a walk may take its next index from
 /// a counter, and all threads see the tile. Barriers between are the kernel's.
-template <TileScheduler Scheduler>
+template <class Traits, TileScheduler Scheduler>
 struct TileFeed {
+  using Params = typename Traits::Params;
+
   WorkTile tile;
   bool valid;
+  [[no_unique_address]] typename Traits::Keys keys;
 
-  EXACTILE_DEVICE void start(const typename Scheduler::Params& schedule) {
-    publish(*new (walk_) Scheduler(schedule, static_cast<int32_t>(blockIdx.x)));
+  EXACTILE_DEVICE void start(const Params& params, const typename Scheduler::Params& schedule) {
+    publish(params, *new (walk_) Scheduler(schedule, static_cast<int32_t>(blockIdx.x)));
   }
-  EXACTILE_DEVICE void advance() {
+  EXACTILE_DEVICE void advance(const Params& params) {
     auto& walk = *reinterpret_cast<Scheduler*>(walk_);
     walk.advance();
-    publish(walk);
+    publish(params, walk);
   }
 
  private:
-  EXACTILE_DEVICE void publish(const Scheduler& walk) {
+  EXACTILE_DEVICE void publish(const Params& params, const Scheduler& walk) {
     valid = walk.is_valid();
     if (valid) tile = walk.tile();
+    if constexpr (Traits::Keys::kSplits) {
+      if (valid) keys = typename Traits::Keys(params, tile);
+    }
   }
 
   alignas(Scheduler) unsigned char walk_[sizeof(Scheduler)];
@@ -130,31 +136,63 @@ EXACTILE_DEVICE void store_tile(const PrefillParams& params, const TileRows& til
   }
 }
 
+/// Writes a part of a tile's keys as it is, to where the parts are merged.
+template <class Traits>
+EXACTILE_DEVICE void store_part(const typename Traits::Params& params, const SplitKeys& keys,
+                                const TileRows& part, const Accumulators<Traits>& acc) {
+  const PartialResults& partial = params.split.partial;
+  const int64_t first = keys.row_of(part.record.q_begin, params.tile_heads);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float sum = acc.row_sum[r];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    const int32_t row = warp() * Traits::kWarpRows + lane() / 4 + r * 8;
+    if (row >= part.rows()) continue;
+    float* const to = partial.out + (first + row) * Traits::kHeadDimV + lane() % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < Traits::kHeadDimV / 8; ++i) {
+      *reinterpret_cast<float2*>(to + 8 * i) = {acc.o[i][2 * r], acc.o[i][2 * r + 1]};
+    }
+    if (lane() % 4 == 0) partial.rows[first + row] = {acc.row_max[r], sum};
+  }
+}
+
 /// The bound of 1 keeps ptxas from spilling for the sake of a second work-group on the SM.
 template <class Traits, TileScheduler Scheduler, KernelProbe Probe = NoProbe>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
-    prefill_kernel(const __grid_constant__ PrefillParams params,
+    prefill_kernel(const __grid_constant__ typename Traits::Params params,
                    const __grid_constant__ typename Scheduler::Params schedule) {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
-  __shared__ TileFeed<Scheduler> feed;
+  __shared__ TileFeed<Traits, Scheduler> feed;
   const uint32_t shared = ptx::shared_address(shared_bytes);
 
   Probe probe(params, thread() == 0);
   ptx::wait_for_previous_grids();  // a planner may have written the list just before
-  if (thread() == 0) feed.start(schedule);
+  if (thread() == 0) feed.start(params, schedule);
   __syncthreads();
   if (!feed.valid) probe.found_no_tile();
   while (feed.valid) {
     probe.mainloop_begins(feed.tile);
+    const typename Traits::Keys keys = feed.keys;  // the feed is ahead when the tile is stored
     Parts<Traits>(params, feed.tile).for_each([&](const TileRows& part, bool is_last) {
       Accumulators<Traits> acc;
-      Mainloop<Traits>(params, part, shared).run(acc);
+      Mainloop<Traits>(params, part, keys, shared).run(acc);
       __syncthreads();
       if (is_last) {
         probe.epilogue_begins();
-        if (thread() == 0) feed.advance();  // to the counter and the list, while the others store
+        if (thread() == 0)
+          feed.advance(params);  // to the counter and the list, while the others store
       }
-      store_tile(params, part, acc, shared);
+      if constexpr (Traits::Keys::kSplits) {
+        if (keys.is_part()) {
+          store_part<Traits>(params, keys, part, acc);
+        } else {
+          store_tile(params, part, acc, shared);
+        }
+      } else {
+        store_tile(params, part, acc, shared);
+      }
       if (is_last) probe.tile_ends();
       __syncthreads();
     });

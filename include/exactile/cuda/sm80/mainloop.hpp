@@ -85,7 +85,8 @@ class Mainloop {
   using KvRows = typename Traits::KvLayout::template Rows<Element>;
 
  public:
-  EXACTILE_DEVICE Mainloop(const PrefillParams& params, const TileRows& tile, uint32_t shared)
+  EXACTILE_DEVICE Mainloop(const PrefillParams& params, const TileRows& tile,
+                           const typename Traits::Keys& keys, uint32_t shared)
       : params_(params),
         tile_(tile),
         shared_(shared),
@@ -99,6 +100,11 @@ class Mainloop {
     const KeyRange all = mask().all_visible(first, last, k_len);
     begin_ = any.begin / kBlockN;
     end_ = any.empty() ? begin_ : ceil_div(any.end, kBlockN);
+    if constexpr (Traits::Keys::kSplits) {
+      const BlockRange part = keys.within({begin_, end_}, kBlockN);
+      begin_ = part.begin;
+      end_ = part.end;
+    }
     unmasked_begin_ = min(max(ceil_div(all.begin, kBlockN), begin_), end_);
     unmasked_end_ = min(max(all.end / kBlockN, unmasked_begin_), end_);
   }

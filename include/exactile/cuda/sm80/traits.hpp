@@ -34,11 +34,13 @@ struct KeyBlocks<256, 256> {
 };
 
 template <class Element_, int kHeadDim_, int kHeadDimV_, MaskKind kMask_,
-          class KvLayout_ = ContiguousKv, class Scores_ = PlainScores>
+          class KvLayout_ = ContiguousKv, class Scores_ = PlainScores, class Keys_ = WholeKeys>
 struct Traits {
   using Element = Element_;
   using KvLayout = KvLayout_;
   using Scores = Scores_;
+  using Keys = Keys_;
+  using Params = typename ParamsOfKeys<Keys>::Type;
   static_assert(SameAs<Element, Fp16> || SameAs<Element, Bf16>);
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kHeadDimV = kHeadDimV_;

@@ -9,15 +9,21 @@ namespace exactile::cuda::sm90 {
 template <class Traits>
 class Epilogue {
   using Element = typename Traits::Element;
+  using Params = typename Traits::Params;
+  using Slot = typename SharedStorage<Traits>::Slot;
   static constexpr int kQuadUnits = Traits::kHeadDimV / 32;  // that a quad has of a row, in fours
 
  public:
   /// Writes a thread's quarter of its two rows, `row` and `row + 8`; the lanes of a quad call it
   /// together. A row that saw no key has sum 0: O = 0, LSE = -inf. Rows past the end of the
   /// sequence are another's and are not written.
-  EXACTILE_DEVICE static void store(const PrefillParams& params, const WorkTile& work, int32_t row,
+  EXACTILE_DEVICE static void store(const Params& params, const Slot& tile, int32_t row,
                                     const float (&o)[Traits::kHeadDimV / 2],
                                     const OnlineSoftmax& softmax) {
+    const WorkTile& work = tile.work;
+    if constexpr (Traits::Keys::kSplits) {
+      if (tile.keys.is_part()) return store_part(params, tile, row, o, softmax);
+    }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const RowSum<typename Traits::Scores, ptx::Math> sum(
@@ -35,6 +41,26 @@ class Epilogue {
   }
 
  private:
+  /// As it is, to where the parts of a tile are merged.
+  EXACTILE_DEVICE static void store_part(const Params& params, const Slot& tile, int32_t row,
+                                         const float (&o)[Traits::kHeadDimV / 2],
+                                         const OnlineSoftmax& softmax) {
+    const PartialResults& partial = params.split.partial;
+    const int64_t first = tile.keys.row_of(tile.work.rows.q_begin, params.tile_heads);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float sum = softmax.row_sum(r);
+      if (row + 8 * r >= num_rows<Traits>(params, tile.work.rows)) continue;
+      const int64_t at = first + row + 8 * r;
+      float* const to = partial.out + at * Traits::kHeadDimV + threadIdx.x % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < Traits::kHeadDimV / 8; ++i) {
+        *reinterpret_cast<float2*>(to + 8 * i) = {o[4 * i + 2 * r], o[4 * i + 2 * r + 1]};
+      }
+      if (threadIdx.x % 4 == 0) partial.rows[at] = {softmax.reference(r), sum};
+    }
+  }
+
   EXACTILE_DEVICE static void store_row(const PrefillParams& params, const TileRow& at, bool exists,
                                         int r, const float (&o)[Traits::kHeadDimV / 2],
                                         float inverse) {

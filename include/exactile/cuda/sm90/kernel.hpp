@@ -22,7 +22,7 @@ template <class Traits, TileScheduler Scheduler, KernelProbe Probe = NoProbe>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     prefill_kernel(const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map,
                    const __grid_constant__ TensorMap v_map,
-                   const __grid_constant__ PrefillParams params,
+                   const __grid_constant__ typename Traits::Params params,
                    const __grid_constant__ typename Scheduler::Params schedule) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<SharedStorage<Traits>*>(shared_bytes);
@@ -50,14 +50,13 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       if (warp > 1) find_non_finite(shared, warp - 2);
     }
     constexpr bool kInPages = !Traits::KvLayout::kOneRun;
-    if constexpr (kInPages) {
-      if (ptx::warp_uniform(threadIdx.x / 32) == 1) load_pages(k_map, v_map, params, shared);
-    }
+    if constexpr (kInPages) load_pages(k_map, v_map, params, shared);
     if (threadIdx.x != 0) return;
     Producer<Traits> producer(q_map, k_map, v_map, params, shared);
     while (walk.scheduler.is_valid()) {
-      const WorkTile work = walk.scheduler.tile();
-      const BlockRange blocks = producer.load_q(work);
+      WorkTile work = walk.scheduler.tile();
+      const typename Traits::Keys keys(params, work);
+      const BlockRange blocks = producer.load_q(work, keys);
       walk.scheduler.advance();  // before the long part: what comes next is fetched meanwhile
       if constexpr (!kInPages) producer.load_kv(work, blocks);
     }
@@ -74,7 +73,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       probe.mainloop_begins(tile.work);
       const bool has_rows = mainloop.run(tile, query.index(), o, softmax);
       probe.epilogue_begins();
-      if (has_rows) Epilogue<Traits>::store(params, tile.work, mainloop.row(), o, softmax);
+      if (has_rows) Epilogue<Traits>::store(params, tile, mainloop.row(), o, softmax);
       probe.tile_ends();
     }
   }

@@ -78,10 +78,13 @@ class Producer {
   }
 
   /// Loads Q and hands the tile over; returns the blocks to load.
-  EXACTILE_DEVICE BlockRange load_q(const WorkTile& work) {
-    const BlockRange blocks = visited_blocks<Traits>(params_, work.rows);
+  EXACTILE_DEVICE BlockRange load_q(const WorkTile& work, const typename Traits::Keys& keys) {
+    const BlockRange blocks =
+        keys.within(visited_blocks<Traits>(params_, work.rows), Traits::kBlockN);
     const int32_t i = wait_for_slot();
-    shared_.slot[i] = {.work = work, .n_begin = blocks.begin, .n_end = blocks.end, .valid = true};
+    TileSlot<WholeKeys>& slot = shared_.slot[i];
+    slot = {.work = work, .n_begin = blocks.begin, .n_end = blocks.end, .valid = true};
+    if constexpr (Traits::Keys::kSplits) shared_.slot[i].keys = keys;
     const int32_t last = (blocks.end - 1) * Traits::kBlockN;
 #pragma unroll 1
     for (int c = 0; c < Traits::kConsumers; ++c) {

@@ -67,6 +67,19 @@ struct TileShape<256, 256, kMask> {
 /// Warps that look through values, where tiles may hold several sequences.
 inline constexpr int kSearchWarps = 2;
 
+/// A tile as the producer hands it to the consumers.
+template <class Keys>
+struct TileSlot {
+  WorkTile work;
+  int32_t n_begin;  ///< key blocks [n_begin, n_end), visited from the last to the first
+  int32_t n_end;
+  bool valid;  ///< false: there is no further tile
+};
+template <>
+struct TileSlot<SplitKeys> : TileSlot<WholeKeys> {
+  SplitKeys keys;
+};
+
 /// What the threads of a work-group share. Each matrix lies in chunks of kChunk columns,
 /// (chunk, row, kChunk), swizzled by TMA, whose pattern repeats every 1,024 bytes.
 template <class Traits>
@@ -76,13 +89,7 @@ struct alignas(1024) SharedStorage {
     unsigned char bytes[kRows * kColumns * sizeof(typename Traits::Element)];
   };
 
-  /// A tile as the producer hands it to the consumers.
-  struct Slot {
-    WorkTile work;
-    int32_t n_begin;  ///< key blocks [n_begin, n_end), visited from the last to the first
-    int32_t n_end;
-    bool valid;  ///< false: there is no further tile
-  };
+  using Slot = TileSlot<typename Traits::Keys>;
 
   Matrix<Traits::kBlockM, Traits::kHeadDim> q[Traits::kQueries];
   Matrix<Traits::kBlockN, Traits::kHeadDim> k[Traits::kStages];
@@ -103,11 +110,13 @@ struct alignas(1024) SharedStorage {
 
 template <class ElementType, int kHeadDimQk, int kHeadDimVo, MaskKind kMaskKind,
           class KvLayoutType = ContiguousKv, class ScoresType = PlainScores,
-          class Shape = TileShape<kHeadDimQk, kHeadDimVo, kMaskKind>>
+          class KeysType = WholeKeys, class Shape = TileShape<kHeadDimQk, kHeadDimVo, kMaskKind>>
 struct Traits {
   using Element = ElementType;
   using KvLayout = KvLayoutType;
   using Scores = ScoresType;
+  using Keys = KeysType;
+  using Params = typename ParamsOfKeys<Keys>::Type;
   static constexpr int kHeadDim = kHeadDimQk;
   static constexpr int kHeadDimV = kHeadDimVo;
   static constexpr MaskKind kMask = kMaskKind;
@@ -135,7 +144,8 @@ struct Traits {
       kMask == MaskKind::kFull || (kMask == MaskKind::kMasked && kHeadDim <= 128);
 
   /// Columns of a TMA box; its swizzle is as wide, 128 or 64 bytes. Boxes: Q (kChunk, tile_heads,
-  /// tile_tokens), K and V (kChunk, 1, kBoxN), over (head_dim, heads, tokens).
+  /// tile_tokens), K and V (kChunk, 1, kBoxN), over (head_dim, heads, tokens). One box of all
+  /// chunks is no faster (benchmarks/hopper.md).
   static constexpr int kChunk = kHeadDim % 64 == 0 ? 64 : 32;
   static_assert(kHeadDim % kChunk == 0 && kHeadDimV % kChunk == 0);
 
@@ -143,7 +153,7 @@ struct Traits {
   /// prepare packed tiles (packed_tiles.hpp), or load pages (page_loader.hpp).
   static constexpr int kSlotReaders = kMask == MaskKind::kPacked ? 32 * (kSearchWarps + 1)
                                       : KvLayout::kOneRun        ? 0
-                                                                 : 32;
+                                                                 : 2 * 32;
 
   static constexpr int kThreads = 128 * (kConsumers + 1);
   /// Registers per thread: at launch, and after setmaxnreg, which blocks for ever if the
