@@ -14,9 +14,9 @@ const BackendInterface& backend_of(Backend backend) {
     case Backend::kCuda:
       return cuda::backend();
     case Backend::kSycl:
-      break;
+      return sycl::backend();
   }
-  return sycl::backend();
+  __builtin_unreachable();
 }
 
 const BackendInterface* find_backend(const Device& device) {

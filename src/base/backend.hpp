@@ -58,7 +58,8 @@ class BackendInterface {
 
   /// "arrays in CPU memory for the cpu backend, got them on CUDA 0", or empty.
   virtual std::string refuse_memory(const Device& device) const = 0;
-  /// Why no kernel of the plan can take these arrays, which fit it otherwise; or empty.
+  /// Why no kernel of the plan can take these arrays, which fit it otherwise, or its own policy
+  /// (Plan::user_scheduler); or empty.
   virtual std::string refuse(const Plan& /*plan*/, const PrefillArgs& /*args*/) const { return {}; }
 
   /// Computes, or enqueues on args.options.stream, what has passed check_args().

@@ -7,11 +7,12 @@ import sys
 import pytest
 
 from cases import ROOT
+from exactile import _core
 
 LAYERS = [
     {"base"},  # plans, requests, arguments: data that all share
     {"jit"},  # compilers and the cache of what they made
-    {"cpu", "cuda", "sycl"},  # backends, which do not know one another
+    set(_core.BACKENDS),  # which do not know one another
     {"api"},  # planning, checks, the table of backends
     {"python"},
 ]

@@ -1,6 +1,6 @@
 """The README says what the code says.
 
-`python tests/project/test_readme.py` rewrites its support table.
+`PYTHONPATH=tests python tests/project/test_readme.py` rewrites its support table.
 """
 
 from __future__ import annotations

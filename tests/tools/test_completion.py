@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+import exactile
 from abilities import needs
 from exactile.tools import cli, completion, options
 
@@ -41,7 +42,7 @@ def test_an_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
         (["exactile", "bench", "--is"], ["--is_causal"]),
         # readline takes = for the end of a word.
         (["exactile", "bench", "--backend", "=", "c"], ["cpu", "cuda"]),
-        (["exactile", "bench", "--backend", "="], ["auto", "cpu", "cuda", "sycl"]),
+        (["exactile", "bench", "--backend", "="], ["auto", *exactile.BACKENDS]),
         (["exactile", "bench", "--backend=c"], ["--backend=cpu", "--backend=cuda"]),
         (["exactile", "bench", "--backend", "c"], ["cpu", "cuda"]),
         (["exactile", "plan", "--plot", "=", "READ"], ["README.md"]),

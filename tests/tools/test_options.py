@@ -35,7 +35,10 @@ INT = "2147483647"
             "--dtype: expected one of float32, fp32, float, float16, fp16, half, bfloat16, bf16",
         ),
         (["--dtype=float32", "--backend=cuda"], "--dtype of the cuda backend to be one of float16"),
-        (["--backend=tpu"], "--backend: expected one of auto, cpu, cuda, sycl, got 'tpu'"),
+        (
+            ["--backend=tpu"],
+            f"--backend: expected one of auto, {', '.join(exactile.BACKENDS)}, got 'tpu'",
+        ),
         (["--batch=-1"], f"--batch: expected an integer from 0 to {INT}, got '-1'"),
         (["--batch=many"], f"--batch: expected an integer from 0 to {INT}, got 'many'"),
         (["--batch=1000000000000"], f"--batch: expected an integer from 0 to {INT}, got '1000000"),
