@@ -55,10 +55,10 @@ class Case:
     def __init__(self, work: dict[str, Any], dtype: str) -> None:
         self.work, self.dtype = work, dtype
         lens_q, lens_k = work["lens_q"], work.get("lens_k", work["lens_q"])
-        # Every sequence begins with a page, whatever its size: its keys are room for whole pages.
+        # Every sequence begins with a page: its keys are rounded up to the largest page size.
         self.len_k = np.array(lens_k, np.int32)
-        room = -(-self.len_k // max(PAGE_SIZES)) * max(PAGE_SIZES)
-        self.cu_q, self.cu_k = (np.cumsum([0, *x]).astype(np.int32) for x in (lens_q, room))
+        capacity = -(-self.len_k // max(PAGE_SIZES)) * max(PAGE_SIZES)
+        self.cu_q, self.cu_k = (np.cumsum([0, *x]).astype(np.int32) for x in (lens_q, capacity))
         heads_q, heads_kv = work["heads"]
         self.q = draw((self.cu_q[-1], heads_q, HEAD_DIM), dtype)
         self.k, self.v = (draw((self.cu_k[-1], heads_kv, HEAD_DIM), dtype) for _ in "kv")

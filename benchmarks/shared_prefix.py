@@ -56,8 +56,8 @@ class Case:
         ]
         for pages, p, o in zip(self.pages, self.prefix, self.own, strict=True):
             pages[: prefix // PAGE] = p.reshape(-1, PAGE, HEADS_KV, HEAD_DIM)
-            room = pages[prefix // PAGE :].reshape(sequences, -1, HEADS_KV, HEAD_DIM)
-            room[:, :own] = o.reshape(sequences, own, HEADS_KV, HEAD_DIM)
+            own_part = pages[prefix // PAGE :].reshape(sequences, -1, HEADS_KV, HEAD_DIM)
+            own_part[:, :own] = o.reshape(sequences, own, HEADS_KV, HEAD_DIM)
         first = prefix // PAGE + own_pages * np.arange(sequences)[:, None]
         self.table = np.concatenate(
             [

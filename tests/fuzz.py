@@ -43,7 +43,7 @@ CANARY = 0x5B
 
 
 class Arena:
-    """Memory between two pages that nobody may touch; an array lies at its begin or its end."""
+    """Memory between two inaccessible pages; an array lies at its begin or its end."""
 
     def __init__(self, size: int) -> None:
         page = mmap.PAGESIZE

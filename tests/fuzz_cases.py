@@ -10,7 +10,7 @@ import numpy as np
 import exactile
 from cases import DTYPES, Batch, cumulate
 from exactile import _core
-from serving import in_pages, some_sinks, some_slopes, with_padding, with_room, with_scores
+from serving import in_pages, some_sinks, some_slopes, with_padding, with_scores, with_used_lengths
 
 LENGTHS = [0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]
 HEADS = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 5), (6, 2), (4, 4), (8, 1)]
@@ -41,7 +41,7 @@ class Case:
     softmax_scale: float
     layouts: list[str]  # of q, k, v, out
     poison: str
-    serving: dict[str, Any]  # room, padding, pages, and what becomes of the scores; empty: nothing
+    serving: dict[str, Any]  # used lengths, padding, pages, variant of the scores; empty: none
     options: list[dict[str, Any]]  # of two runs, the second without poison
 
 
@@ -135,7 +135,7 @@ def _draw_serving(rng, pick, batch: int, heads: int, scores: str) -> dict[str, A
     """Each feature in about every third case, so that all meet all others."""
     seed = int(rng.integers(100))
     drawn: dict[str, Any] = {
-        "room": pick(["q", "k", "qk"]),
+        "used": pick(["q", "k", "qk"]),
         "padding": int(rng.integers(1, 80)),
         "page_size": pick(PAGE_SIZES if batch <= 5 else PAGE_SIZES[:7]),
         "softcap": pick([0.5, 3.0, 30.0, 50.0, 1e4]),
@@ -156,7 +156,9 @@ def place(case: Case, inputs: list[np.ndarray]) -> Batch:
     seed = serving.pop("seed", 0)
     batch = Batch(*inputs, cumulate(case.lens_q), cumulate(case.lens_k))
     batch = with_scores(batch, *(serving.get(name) for name in ("softcap", "sinks", "slopes")))
-    batch = with_padding(with_room(batch, serving.get("room", ""), seed), serving.get("padding", 0))
+    batch = with_padding(
+        with_used_lengths(batch, serving.get("used", ""), seed), serving.get("padding", 0)
+    )
     if "page_size" in serving:
         batch = in_pages(batch, serving["page_size"], keep_cu_k=serving["keep_cu_k"], seed=seed)
     return batch

@@ -1,4 +1,4 @@
-"""Batches as an engine holds them: room after sequences, padding, pages, and variants of scores.
+"""Batches as an engine holds them: unused tokens, padding, pages, and variants of scores.
 
 Each function makes another batch of one, with the same rows and keys that count and NaN (or what
 is asked for) in all that does not, so that its results can be compared with those of the first.
@@ -21,7 +21,7 @@ SENTINEL = 7
 PAGE_SIZES = [1, 3, 16, 64, 128, 256]
 PAGE_LAYOUTS = ["dense", "heads first", "side by side", "one behind the other", "gaps", "reversed"]
 NO_PAGES = [-1, 2**31 - 1, -(2**31), 1 << 20]
-"""Entries of a table that nobody may follow."""
+"""Entries of a table that may not be followed."""
 
 
 def lengths(batch: Batch) -> Lengths:
@@ -56,20 +56,20 @@ def serve(batch: Batch, **options: Any) -> tuple[np.ndarray, np.ndarray]:
 # --- lengths --------------------------------------------------------------------------------------
 
 
-def with_room(batch: Batch, sides: str, seed: int = 0, poison: float = np.nan) -> Batch:
-    """Sequences of `sides`, "q", "k" or both, that do not fill their room; before pages."""
+def with_used_lengths(batch: Batch, sides: str, seed: int = 0, poison: float = np.nan) -> Batch:
+    """Sequences of `sides`, "q", "k" or both, followed by unused tokens; before pages."""
     rng = np.random.default_rng(seed)
     now, made = lengths(batch), replace(batch, serving=dict(batch.serving))
     for side in sides:
         starts, used = (getattr(now, f"{x}_{side}") for x in ("start", "len"))
-        starts_of_room = cumulate(used + rng.integers(0, 40, len(used)))
-        places = tokens(starts_of_room[:-1], used)
+        wide_starts = cumulate(used + rng.integers(0, 40, len(used)))
+        places = tokens(wide_starts[:-1], used)
         for name in ("q",) if side == "q" else ("k", "v"):
             x = getattr(batch, name)
-            wide = np.full((starts_of_room[-1], *x.shape[1:]), poison, x.dtype)
+            wide = np.full((wide_starts[-1], *x.shape[1:]), poison, x.dtype)
             wide[places] = x[tokens(starts, used)]
             setattr(made, name, wide)
-        setattr(made, f"cu_{side}", starts_of_room)
+        setattr(made, f"cu_{side}", wide_starts)
         made.serving[f"seqused_{side}"] = used.astype(np.int32)
     return made
 
@@ -114,7 +114,7 @@ def empty_pages(
 
 
 def page_table(used: np.ndarray, page_size: int, seed: int = 0) -> tuple[np.ndarray, int]:
-    """(block_table of shuffled pages, num_pages): three pages are nobody's."""
+    """(block_table of shuffled pages, num_pages): three pages are unused."""
     rng = np.random.default_rng(seed)
     counts = -(-used // page_size)
     pages = rng.permutation(counts.sum() + 3).astype(np.int32)
@@ -201,8 +201,8 @@ FEATURES: dict[str, dict[str, Change]] = {
             batch, slopes=some_slopes(len(batch.cu_q) - 1, batch.q.shape[1], seed=seed)
         ),
     },
-    "rows": {"seqused_q": lambda batch, seed: with_room(batch, "q", seed)},
-    "keys": {"seqused_k": lambda batch, seed: with_room(batch, "k", seed)},
+    "rows": {"seqused_q": lambda batch, seed: with_used_lengths(batch, "q", seed)},
+    "keys": {"seqused_k": lambda batch, seed: with_used_lengths(batch, "k", seed)},
     "padding": {"padding": lambda batch, _: with_padding(batch)},
     "pages": {
         f"pages of {size}, {layout}": lambda batch, seed, size=size, layout=layout: in_pages(

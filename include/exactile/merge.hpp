@@ -1,4 +1,4 @@
-// exactile/merge.hpp - attention over disjoint sets of keys, made one by the log-sum-exp of each.
+// exactile/merge.hpp - merges attention over disjoint sets of keys by the log-sum-exp of each.
 // Shared by host and device.
 //
 //   lse = log(sum_i exp(lse_i)),  out = sum_i exp(lse_i - lse) * out_i

@@ -1,5 +1,5 @@
-// exactile/params.hpp - what the kernels of every backend are told of a run. Shared by host and
-// device; a backend's PrefillParams adds what is its alone.
+// exactile/params.hpp - kernel parameters that all backends share (host and device). A backend's
+// PrefillParams derives from them and adds its own.
 #pragma once
 
 #include <exactile/kv_layout.hpp>

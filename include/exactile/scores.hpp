@@ -2,7 +2,7 @@
 // with. Beside the mask (mask.hpp), which says which scores there are. Every backend's kernels.
 //
 // A score is q k^T before softmax_scale. A variant puts another in its place, of the same unit, so
-// the softmax, its references and the LSE know nothing of it. A kernel's Traits name a variant:
+// the softmax, its references and the LSE do not depend on it. A kernel's Traits name a variant:
 //
 //   Scores::kChanges                                    change() is not the identity
 //   Scores::kHasSinks                                   RowSum may have a sink
@@ -20,7 +20,7 @@ namespace exactile {
 
 inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000);
 
-/// What variants are told; all of it off by default.
+/// Parameters of the variants; all off by default.
 struct ScoreParams {
   float softcap = 0;  ///< over softmax_scale; 0: none
   float softcap_inverse = 0;

@@ -1,4 +1,4 @@
-// exactile/tensor.hpp - how kernels of every backend are told where a tensor lies.
+// exactile/tensor.hpp - a tensor as a parameter of the kernels of every backend.
 #pragma once
 
 #include <exactile/platform.hpp>

@@ -1,6 +1,6 @@
-// python/exactile-sycl/bindings.cpp - the module _sycl: what Python asks of the runtime, and the
-// table for exactile's own module. Queues come as the addresses that dpctl gives; the caller keeps
-// them alive.
+// python/exactile-sycl/bindings.cpp - the module _sycl: functions of the runtime for Python, and
+// the table for exactile's own module. Queues come as the addresses that dpctl gives; the caller
+// keeps them alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>

@@ -1,4 +1,5 @@
-// python/exactile-sycl/launch.cpp - the table's functions: places, a plan's memory, launches.
+// python/exactile-sycl/launch.cpp - the functions of table.hpp: contexts and devices, a plan's
+// memory, launches.
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,11 +14,11 @@
 
 namespace exactile::sycl {
 
-/// Made at the first run there, never freed: at exit the runtime goes first.
+/// Made at the first run there, never freed: at exit the runtime is unloaded first.
 struct Place {
   ::sycl::context context;
   ::sycl::device device;
-  /// Of our own, beside the user's: nobody else's work is waited for in it.
+  /// Of our own, beside the user's: waiting for it waits for no work of the user's.
   ::sycl::queue side;
 };
 
@@ -57,7 +58,7 @@ const ::sycl::queue& at(const Queue* queue) {
 
 thread_local std::string last_error_text;
 
-/// What f throws, as a Status: no exception crosses the border of two modules.
+/// What f throws, as a Status: no exception leaves this module.
 template <class F>
 Status status_of(F f) {
   try {

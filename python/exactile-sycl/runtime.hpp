@@ -1,5 +1,5 @@
-// python/exactile-sycl/runtime.hpp - all that exactile asks of the SYCL runtime. The only code that
-// is compiled against its headers; knows nothing of attention and nothing of Python.
+// python/exactile-sycl/runtime.hpp - compile, load and fork, on the SYCL runtime. This folder alone
+// is compiled against SYCL's headers. Independent of attention and of Python.
 #pragma once
 
 #include <cstdint>

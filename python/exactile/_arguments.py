@@ -1,4 +1,4 @@
-"""Arguments that are no arrays: what a caller may pass, and the error for what not."""
+"""Arguments other than arrays: their types, their checks and the errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class RunOptions(TypedDict, total=False):
-    """What kernels are told besides arrays; documented at `Plan.run`, read in the core."""
+    """Options of a run; documented at `Plan.run`, read in the core."""
 
     softmax_scale: float | None
     softcap: float | None

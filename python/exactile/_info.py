@@ -21,7 +21,7 @@ def info() -> dict[str, Any]:
         here), ``threads``. For CUDA: ``driver`` (version or None), ``devices`` (list of ``name``,
         ``compute_capability``, ``multiprocessors``, ``memory_bytes``), ``kernels`` (number in the
         package), ``cache_dir``, ``cache_reason`` (None, or why compiled kernels are not kept
-        there: the folder has to be ours and nobody else's to write to), ``nvrtc`` (``path`` and
+        there: only this user may be able to write to the folder), ``nvrtc`` (``path`` and
         ``version``, or None) and ``nvrtc_reason``. For SYCL: ``runtime`` (str or None), ``devices``
         (list of ``name``, ``driver``, ``compute_units``, ``memory_bytes``, ``kernel`` and what else
         decides which kernel runs), ``kernels``, ``cache_dir``, ``cache_reason``. Loads the SYCL

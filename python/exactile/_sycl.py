@@ -1,4 +1,4 @@
-"""Runs on SYCL devices: queues, kernels, results. Loads the SYCL runtime when first asked to."""
+"""Runs on SYCL devices: queues, kernels, results. Loads the SYCL runtime on first use."""
 
 from __future__ import annotations
 

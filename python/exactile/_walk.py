@@ -1,7 +1,7 @@
 """Walks of a user's own policy on the host: its check, and its tiles for the CPU.
 
-The system's compiler makes a program of the policy and ``_walker.cpp``. It is told what a plan's
-kernels are told, and says which work-group gives which tile.
+The system's compiler makes a program of the policy and ``_walker.cpp``. It gets the parameters of
+a plan's kernels, and prints which work-group gives which tile.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _is_asked_for() -> bool:
 
 
 def _shape_of(core: _core.Plan) -> tuple[object, ...]:
-    """What a policy is told but for the lengths themselves."""
+    """The parameters of a policy, without the lengths themselves."""
     return (
         core.backend,
         core.batch,

@@ -1,4 +1,5 @@
-// python/exactile/_walker.cpp - walks every work-group of a policy and says which tiles it gives.
+// python/exactile/_walker.cpp - walks every work-group of a policy and prints which tiles it
+// gives.
 //
 // A program of its own, compiled with the policy (`_walker.py` says how) and run beside the Python
 // process: a policy that crashes or never ends does no harm there. Reads a Request and its lists
@@ -83,7 +84,7 @@ std::vector<T> read_values(std::size_t size) {
   return values;
 }
 
-/// The tiles that there are, and what the policy is told of them.
+/// The tiles that exist, and the policy's parameters.
 struct Batch {
   Request request;
   std::vector<std::int32_t> cu_q, cu_k, used_q, used_k;

@@ -1,4 +1,4 @@
-"""What the command `exactile` and `python -m exactile` call; the tools are in `exactile.tools`."""
+"""Entry point of `exactile` and `python -m exactile`; the tools are in `exactile.tools`."""
 
 from exactile.tools.cli import main
 

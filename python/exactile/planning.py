@@ -1,4 +1,4 @@
-"""Plans: which tiles exist, who computes them in which order, and what they cost."""
+"""Plans: which tiles exist, how they are launched and in which order, and what they cost."""
 
 from __future__ import annotations
 

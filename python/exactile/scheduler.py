@@ -1,4 +1,4 @@
-"""A tile scheduler of your own."""
+"""`Scheduler`: a tile scheduler of the user's own, as C++ source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many CPU threads plans are made for."""
+"""The number of CPU threads: set_num_threads, get_num_threads and their default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// src/api/append.hpp - new rows of K and V, written into the pages of a cache.
+// src/api/append.hpp - run_append(): new rows of K and V, written into the pages of a cache.
 #pragma once
 
 #include "base/append_args.hpp"

@@ -1,5 +1,5 @@
 // src/api/array_checks.hpp - what is wrong with a caller's array, as "expected ..., got ..." or
-// empty. Who calls adds the name of the function.
+// empty. The caller adds the name of the function.
 #pragma once
 
 #include <span>

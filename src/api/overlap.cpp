@@ -1,4 +1,4 @@
-// src/api/overlap.cpp - boxes of rows in memory, and where they meet.
+// src/api/overlap.cpp - the memory of arrays as boxes of rows, and whether two intersect.
 #include "api/overlap.hpp"
 
 #include <algorithm>

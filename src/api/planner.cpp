@@ -47,10 +47,10 @@ void check_seqused(std::span<const int32_t> used, std::span<const int32_t> cu, c
          ", got " + std::to_string(used.size()));
   }
   for (std::size_t b = 0; b < used.size(); ++b) {
-    const int32_t room = cu[b + 1] - cu[b];
-    if (used[b] >= 0 && used[b] <= room) continue;
+    const int32_t length = cu[b + 1] - cu[b];
+    if (used[b] >= 0 && used[b] <= length) continue;
     fail(std::string("expected ") + name + " between 0 and the length of its sequence, " +
-         std::to_string(room) + ", got " + std::to_string(used[b]) + " at index " +
+         std::to_string(length) + ", got " + std::to_string(used[b]) + " at index " +
          std::to_string(b));
   }
 }

@@ -1,5 +1,5 @@
-// src/base/append_args.hpp - what an append to a cache is given, and what its kernels are told of
-// it.
+// src/base/append_args.hpp - arguments of an append to a cache, and its kernels' parameters made of
+// them.
 #pragma once
 
 #include <exactile/append.hpp>

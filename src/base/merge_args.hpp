@@ -1,4 +1,4 @@
-// src/base/merge_args.hpp - what a merge is given, and what its kernels are told of it.
+// src/base/merge_args.hpp - arguments of a merge, and its kernels' parameters made of them.
 #pragma once
 
 #include <exactile/merge.hpp>
@@ -30,7 +30,7 @@ struct MergeArgs {
   int64_t head_dim_v() const { return out.shape[2]; }
 };
 
-/// `others`: made to hold the parts that the parameters have no room for.
+/// `others`: made to hold the parts that do not fit into the parameters.
 inline MergeParams merge_params(const MergeArgs& args, std::vector<MergePart>& others) {
   MergeParams params{.first = {},
                      .others = nullptr,

@@ -1,4 +1,4 @@
-// src/base/policies.hpp - the classes of the shipped policies, and what is told of a policy that is
+// src/base/policies.hpp - the classes of the shipped policies, and the source of a policy that is
 // compiled at run time.
 #pragma once
 
@@ -34,7 +34,7 @@ constexpr bool has_list(SchedulerKind kind) { return !has_params<PaddedGrid>(kin
 /// Whether its work-groups share a counter.
 constexpr bool has_counter(SchedulerKind kind) { return has_params<CountedList>(kind); }
 
-/// Whether the planner may pack for it where nobody says.
+/// Whether the planner may pack for it by default.
 constexpr bool packs(SchedulerKind kind) {
 #define EXACTILE_PACKS(Policy, packs) packs,
   constexpr bool kPacks[] = {EXACTILE_POLICIES(EXACTILE_PACKS)};

@@ -1,4 +1,4 @@
-// src/base/result_memory.cpp - see result_memory.hpp.
+// src/base/result_memory.cpp - takes, keeps and frees memory for results.
 #include "base/result_memory.hpp"
 
 #include <sys/mman.h>
@@ -60,7 +60,7 @@ void unmap(ResultBlock* block) noexcept {
   delete block;
 }
 
-/// What the slot held, which nobody else has then.
+/// What the slot held, which is the caller's alone then.
 ResultBlock* take_from(std::atomic<ResultBlock*>& slot) noexcept {
   ResultBlock* const block = slot.exchange(nullptr);
   if (block) kept_bytes -= block->bytes;

@@ -47,7 +47,7 @@ struct WalkedTiles {
   std::span<const int32_t> tiles;   ///< (valid,): indices of the plan's TileOrder
 };
 
-/// What a run is told besides its arrays; src/python/run_options.cpp reads it.
+/// Options of a run; src/python/run_options.cpp reads it.
 struct RunOptions {
   double softmax_scale = 1;
   double softcap = 0;                         ///< of the scaled scores; 0: none
@@ -60,7 +60,7 @@ struct RunOptions {
   uint64_t stream = 0;
 };
 
-/// What is no option of a caller's: tests', and what the language that calls has to do with runs.
+/// Not options of the caller's: for tests, and for the bindings.
 struct RunExtras {
   void* timeline = nullptr;        ///< CUDA, for tests: PrefillParams::timeline, or null
   int64_t timeline_bytes = 0;      ///< of the memory there

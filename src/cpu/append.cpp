@@ -1,4 +1,4 @@
-// src/cpu/append.cpp - see append.hpp.
+// src/cpu/append.cpp - appends to a cache, in ranges of tokens that threads take.
 #include "cpu/append.hpp"
 
 #include "cpu/kernels.hpp"

@@ -1,4 +1,4 @@
-// src/cpu/backend.cpp - what the planner and the runs ask of the CPU.
+// src/cpu/backend.cpp - the CPU backend: tiles and cost constants, refusals, launches.
 #include "cpu/backend.hpp"
 
 #include <exactile/cpu/params.hpp>

@@ -232,7 +232,7 @@ class Launch {
     const auto more = [&] { return std::atomic_ref(counter_) < list_.num_tiles(); };
     if (!more()) return false;
     const ResumableList schedule{
-        .counted = CountedList(list_, &counter_, kNobodyResets),
+        .counted = CountedList(list_, &counter_, kNeverReset),
         .is_over = [](const void* t) { return static_cast<const Turn*>(t)->is_over(); },
         .turn = &turn};
     work_group_(params_, &schedule, 0, buffer);
@@ -287,9 +287,9 @@ class Launch {
   }
 
   static inline constinit std::atomic<int64_t> launches{0};
-  /// A walk is begun anew with every turn, so no work-group knows that it is the last; and nobody
-  /// uses this launch's counter again.
-  static constexpr int32_t kNobodyResets = std::numeric_limits<int32_t>::max();
+  /// Walks begin anew with every turn, so no work-group can tell that it is the last and reset the
+  /// counter; and the counter is not used again.
+  static constexpr int32_t kNeverReset = std::numeric_limits<int32_t>::max();
 
   /// Of WalkedTiles::tiles, those of a work-group that are not computed.
   struct Walk {

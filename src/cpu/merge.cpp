@@ -1,4 +1,4 @@
-// src/cpu/merge.cpp - see merge.hpp.
+// src/cpu/merge.cpp - merges results, in ranges of rows that threads take.
 #include "cpu/merge.hpp"
 
 #include "cpu/kernels.hpp"

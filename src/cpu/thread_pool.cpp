@@ -1,4 +1,4 @@
-// src/cpu/thread_pool.cpp - see thread_pool.hpp.
+// src/cpu/thread_pool.cpp - starts helper threads and gives them to runs.
 #include "cpu/thread_pool.hpp"
 
 #include <pthread.h>
@@ -30,7 +30,7 @@ struct Job {
   explicit Job(const Run& r) : run(r) {}
 
   const Run& run;                   ///< constant
-  std::atomic<bool> failed{false};  ///< nobody is to begin another tile
+  std::atomic<bool> failed{false};  ///< no thread is to begin another tile
   std::exception_ptr error;         ///< the first one
   int helpers = 0;
   bool exhausted = false;  ///< no tile is left to begin

@@ -5,8 +5,8 @@
 // that has fewest of them; while there are several runs they look anew every few milliseconds.
 // Which thread computes a tile never changes its bits.
 //
-// An error on any thread ends the run at everybody's next tile, and is thrown to the caller when
-// nobody works on the run any more. So does what the caller's `check` throws: Ctrl-C.
+// An error on any thread ends the run: each thread stops after its tile, and the error is thrown to
+// the caller when the last has stopped. So does what the caller's `check` throws: Ctrl-C.
 //
 // The pool is never destroyed: at exit its threads may still compute. A forked child, in which they
 // do not exist, makes a pool of its own; nothing here waits for a lock that the parent held.

@@ -9,7 +9,7 @@
 
 namespace exactile::cpu {
 
-/// Calls compute(begin, end) for tokens that nobody else has, until all `num_tokens` are computed.
+/// Calls compute(begin, end) for disjoint ranges, until all `num_tokens` are computed.
 /// `check` as Run's.
 template <class Compute>
 void for_tokens(int64_t num_tokens, int threads, void (*check)(), const Compute& compute) {

@@ -1,4 +1,4 @@
-// src/cuda/backend.cpp - what the planner and the runs ask of CUDA.
+// src/cuda/backend.cpp - the CUDA backend: tiles and cost constants, refusals, launches.
 #include "cuda/backend.hpp"
 
 #include <exactile/cuda/planner_params.hpp>

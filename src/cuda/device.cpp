@@ -1,4 +1,4 @@
-// src/cuda/device.cpp - devices are opened once and kept; so are loaded kernels and idle memory.
+// src/cuda/device.cpp - opens devices, loads kernels, allocates; all are kept and used again.
 #include "cuda/device.hpp"
 
 #include <algorithm>

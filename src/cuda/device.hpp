@@ -65,7 +65,7 @@ class Device {
   /// What the kernels of a family are compiled for: "sm_90a", "sm_80".
   std::string architecture(Family family) const;
 
-  /// Found or compiled on first use, while nobody waits who wants no kernel or another one; throws
+  /// Found or compiled on first use; only calls for the same kernel wait for that. Throws
   /// std::runtime_error where it cannot be loaded.
   const LoadedKernel& kernel(const AnySpec& spec);
 

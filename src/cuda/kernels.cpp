@@ -1,4 +1,5 @@
-// src/cuda/kernels.cpp - a row of support.def without Traits in every family does not compile.
+// src/cuda/kernels.cpp - shapes and sources of the CUDA kernels. A row of support.def without
+// Traits in every family does not compile.
 #include "cuda/kernels.hpp"
 
 #include <algorithm>

@@ -63,7 +63,7 @@ struct KernelSpec {
   friend auto operator<=>(const KernelSpec&, const KernelSpec&) = default;
 };
 
-/// What a kernel has to be told of a mask.
+/// Which kernel a mask needs.
 MaskKind mask_kind(const Mask& mask, bool packs_sequences);
 
 /// Throws std::invalid_argument for what support.def does not list.

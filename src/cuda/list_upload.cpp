@@ -1,4 +1,4 @@
-// src/cuda/list_upload.cpp - the transitions.
+// src/cuda/list_upload.cpp - the transitions of the state machine in list_upload.hpp.
 #include "cuda/list_upload.hpp"
 
 #include <stdexcept>

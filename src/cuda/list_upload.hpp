@@ -21,7 +21,7 @@ class ListUpload {
   enum class State : unsigned char {
     kOnHost,    ///< nothing is enqueued
     kUnmarked,  ///< the planner is enqueued. An event after it would keep it from overlapping with
-                ///< the first launch, so there is none until somebody else asks
+                ///< the first launch, so there is none until it is needed
     kMarked,    ///< enqueued, with an event behind it
     kDone,      ///< there, for every stream
   };

@@ -1,4 +1,4 @@
-// src/cuda/stream_memory.cpp - see stream_memory.hpp.
+// src/cuda/stream_memory.cpp - takes and gives back counters and partial results.
 #include "cuda/stream_memory.hpp"
 
 #include <algorithm>

@@ -3,7 +3,7 @@
 // An entry is a file KEY.cubin, or KEY.spv: the image, which other tools can read, and after it one
 // line with its size, the kernel's name, and a SHA-256 over the key, the name and the image, so
 // that damage is noticed. The wheel's entries are trusted as the wheel is; those of the cache
-// directory as far as nobody else can write there (cache_folder.hpp).
+// directory where no other user can write to it (cache_folder.hpp).
 #pragma once
 
 #include <filesystem>

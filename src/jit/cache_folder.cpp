@@ -44,8 +44,8 @@ void check_folder(const struct stat& about) {
   }
 }
 
-/// In a folder that everybody can write to, everybody can put another folder of ours in the place
-/// of this one, unless the sticky bit is set. What a group may do is left to who made the group.
+/// In a folder that all users can write to, each can put another folder of ours in the place of
+/// this one, unless the sticky bit is set. What a group may do is left to who made the group.
 void check_folders_above(const Descriptor& folder, const fs::path& path) {
   std::error_code ignored;
   fs::path name = fs::canonical(path, ignored);
@@ -58,7 +58,7 @@ void check_folders_above(const Descriptor& folder, const fs::path& path) {
     if (!at.is_open() || fstat(at.get(), &about) != 0) refuse(text_of_errno());
     if (about.st_dev == below.st_dev && about.st_ino == below.st_ino) return;  // the root
     if (about.st_mode & S_IWOTH && !(about.st_mode & S_ISVTX)) {
-      refuse("everybody can write to " + name.string() + " above it (mode " + octal(about.st_mode) +
+      refuse("all users can write to " + name.string() + " above it (mode " + octal(about.st_mode) +
              "): chmod o-w or chmod +t that");
     }
     below = about;

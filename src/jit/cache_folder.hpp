@@ -1,5 +1,5 @@
 // src/jit/cache_folder.hpp - the folder where compiled kernels are kept. We load what lies there,
-// so nobody else may be able to write to it.
+// so no other user may be able to write to it.
 #pragma once
 
 #include <filesystem>
@@ -26,13 +26,13 @@ class Descriptor {
   int fd_;
 };
 
-/// A folder of ours, or of root, that nobody else can write to. It is used through the descriptor
+/// A folder of ours, or of root, that no other user can write to. It is used through the descriptor
 /// that was checked, whatever becomes of its path.
 class CacheFolder {
  public:
   /// Nothing where there is none. Throws std::runtime_error for a path that is not absolute, and
   /// for a folder that is not safe, with what to do about it: one of another user, one that others
-  /// can write to, a symbolic link, one below a folder in which everybody can rename it.
+  /// can write to, a symbolic link, one below a folder in which all users can rename it.
   static std::optional<CacheFolder> open(const std::filesystem::path& path);
 
   /// As open(); makes it, and folders above it, with mode 0700 where there is none. Throws
@@ -42,8 +42,8 @@ class CacheFolder {
   /// Whether files can be made in it; no file is made to find out.
   bool is_writable() const;
 
-  /// A regular file of ours, or of root, that nobody else can write to, of at most 64 MiB. Nothing
-  /// for anything else that has the name.
+  /// A regular file of ours, or of root, that no other user can write to, of at most 64 MiB.
+  /// Nothing for anything else that has the name.
   std::optional<std::string> read(const std::string& name) const;
 
   /// Writes under another name, then renames, with mode 0600. Takes the place of whatever has the

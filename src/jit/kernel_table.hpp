@@ -7,7 +7,7 @@
 
 namespace exactile::jit {
 
-/// Thread-safe. Who waits for a kernel that is being compiled wants that one.
+/// Thread-safe. Only calls for the same kernel wait while it is compiled.
 template <class Spec, class Kernel>
 class KernelTable {
  public:

@@ -1,4 +1,4 @@
-// src/jit/warnings.cpp - see warnings.hpp.
+// src/jit/warnings.cpp - keeps one text for each topic.
 #include "jit/warnings.hpp"
 
 #include <atomic>

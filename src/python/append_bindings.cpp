@@ -1,4 +1,4 @@
-// src/python/append_bindings.cpp - see append_bindings.hpp.
+// src/python/append_bindings.cpp - reads the arrays of an append and calls it.
 #include "python/append_bindings.hpp"
 
 #include "api/append.hpp"

@@ -20,7 +20,7 @@ class ArrayReader {
     return array.ref;
   }
 
-  /// Whoever keeps it keeps the arrays.
+  /// What keeps the arrays alive.
   nanobind::list take() { return std::move(kept_); }
 
  private:

@@ -1,5 +1,5 @@
-// src/python/arrays.hpp - arrays of Python as the host code sees them: read once, refused with our
-// words.
+// src/python/arrays.hpp - arrays of Python as the host code sees them: read once, checked, with
+// exactile's messages.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -28,7 +28,7 @@ inline ArrayRequest in_pages(ArrayRequest request) {
   return request;
 }
 
-/// An array as it was when it was read. Whoever uses `ref` keeps the Python object and `keep`.
+/// An array as it was when it was read. `ref` is valid while the Python object and `keep` live.
 struct Array {
   ArrayRef ref;
   nanobind::object keep;

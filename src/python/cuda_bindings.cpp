@@ -1,4 +1,4 @@
-// src/python/cuda_bindings.cpp - devices and kernels.
+// src/python/cuda_bindings.cpp - bindings: CUDA devices, kernels, memory.
 #include "python/cuda_bindings.hpp"
 
 #include <nanobind/ndarray.h>

@@ -1,4 +1,4 @@
-// src/python/cuda_bindings.hpp - what Python asks of the CUDA backend besides plans.
+// src/python/cuda_bindings.hpp - bindings of the CUDA backend other than plans.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -1,5 +1,5 @@
-// src/python/jit_bindings.cpp - paths in; the compiler, the cache directory and what is wrong with
-// it out. Paths cross as os.fsencode and os.fsdecode have them.
+// src/python/jit_bindings.cpp - bindings: paths in; the compiler, the cache directory and what is
+// wrong with it out. Paths cross as os.fsencode and os.fsdecode have them.
 #include "python/jit_bindings.hpp"
 
 #include <nanobind/stl/filesystem.h>

@@ -1,4 +1,4 @@
-// src/python/jit_bindings.hpp - what Python asks of the cache of compiled kernels.
+// src/python/jit_bindings.hpp - bindings of the cache of compiled kernels.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -1,4 +1,4 @@
-// src/python/merge_bindings.cpp - see merge_bindings.hpp.
+// src/python/merge_bindings.cpp - reads the arrays of a merge and calls it.
 #include "python/merge_bindings.hpp"
 
 #include <nanobind/stl/string.h>

@@ -1,4 +1,5 @@
-// src/python/sycl_bindings.cpp - the runtime in; programs out, SPIR-V and loaded kernels in.
+// src/python/sycl_bindings.cpp - bindings: the runtime's table in, programs out, SPIR-V and loaded
+// kernels in.
 #include "python/sycl_bindings.hpp"
 
 #include <nanobind/stl/filesystem.h>

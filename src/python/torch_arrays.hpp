@@ -24,7 +24,7 @@ class Torch {
   /// Refuses a call inside torch.jit.trace, whose graph would hold nothing of it.
   void refuse_tracing(const char* function) const;
 
-  /// Refuses tensors with a tangent (forward-mode differentiation), which nobody would propagate.
+  /// Refuses tensors with a tangent (forward-mode differentiation), which the result would lack.
   void refuse_tangents(std::initializer_list<nanobind::handle> tensors,
                        const char* function = "varlen_prefill") const;
 

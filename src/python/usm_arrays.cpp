@@ -1,4 +1,4 @@
-// src/python/usm_arrays.cpp - __sycl_usm_array_interface__.
+// src/python/usm_arrays.cpp - reads __sycl_usm_array_interface__.
 #include "python/usm_arrays.hpp"
 
 #include <nanobind/stl/pair.h>

@@ -1,4 +1,4 @@
-// src/python/usm_arrays.hpp - arrays in USM as the host code sees them.
+// src/python/usm_arrays.hpp - reads arrays in USM (dpnp's).
 #pragma once
 
 #include "python/arrays.hpp"

@@ -1,4 +1,4 @@
-// src/sycl/append.cpp - see append.hpp.
+// src/sycl/append.cpp - refuses, or enqueues the kernel of an append.
 #include "sycl/append.hpp"
 
 #include "sycl/reachable.hpp"

@@ -1,4 +1,4 @@
-// src/sycl/backend.cpp - what the planner and the runs ask of SYCL.
+// src/sycl/backend.cpp - the SYCL backend: tiles and cost constants, refusals, launches.
 #include "sycl/backend.hpp"
 
 #include "sycl/append.hpp"

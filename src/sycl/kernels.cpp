@@ -1,4 +1,5 @@
-// src/sycl/kernels.cpp - a row of support.def without portable Traits does not compile.
+// src/sycl/kernels.cpp - shapes and sources of the SYCL kernels. A row of support.def without
+// portable Traits does not compile.
 #include "sycl/kernels.hpp"
 
 #include <exactile/sycl/portable/traits.hpp>
@@ -54,7 +55,7 @@ const std::vector<KernelRow<Shapes>>& rows() {
   return all;
 }
 
-/// Where the templates of a kernel lie, and what one of its instances is told besides the row.
+/// Where the templates of a kernel lie, and the template arguments of an instance besides the row.
 struct Family {
   const char* name;              ///< folder and namespace
   const char* traits_arguments;  ///< between head dims and layout: ", Architecture"

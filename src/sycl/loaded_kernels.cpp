@@ -1,4 +1,4 @@
-// src/sycl/loaded_kernels.cpp - one table for the process.
+// src/sycl/loaded_kernels.cpp - the process's table of loaded kernels.
 #include "sycl/loaded_kernels.hpp"
 
 #include <utility>

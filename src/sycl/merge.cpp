@@ -1,4 +1,4 @@
-// src/sycl/merge.cpp - see merge.hpp.
+// src/sycl/merge.cpp - refuses, or enqueues the kernel of a merge.
 #include "sycl/merge.hpp"
 
 #include "sycl/reachable.hpp"

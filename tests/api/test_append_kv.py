@@ -250,12 +250,12 @@ def test_bad_arrays(name, message):
 
 def test_overlaps():
     x = good()
-    room = np.zeros((4, 5, 2, 64), np.float32)
+    memory = np.zeros((4, 5, 2, 64), np.float32)
     with pytest.raises(ValueError, match=r"k_cache apart from what is appended .* overlaps k_new"):
-        exactile.append_kv(**(x | {"k_cache": room, "k_new": room[1, :3]}))
-    slots = room.reshape(-1)[:3].view(np.int32)
+        exactile.append_kv(**(x | {"k_cache": memory, "k_new": memory[1, :3]}))
+    slots = memory.reshape(-1)[:3].view(np.int32)
     with pytest.raises(ValueError, match=r"k_cache apart .* overlaps slot_mapping"):
-        exactile.append_kv(**(x | {"k_cache": room, "slot_mapping": slots}))
+        exactile.append_kv(**(x | {"k_cache": memory, "slot_mapping": slots}))
 
 
 def paged():

@@ -157,12 +157,12 @@ def test_strides():
         np.repeat(lses[1], 3, axis=1)[:, ::3],
         lses[2][::-1].copy()[::-1],
     ]
-    room = np.zeros((37, 6, 100), np.float16)
-    out, lse = exactile.merge(views, lse_views, out=room[:, ::2, :64], return_lse=True)
+    wide = np.zeros((37, 6, 100), np.float16)
+    out, lse = exactile.merge(views, lse_views, out=wide[:, ::2, :64], return_lse=True)
     assert_same_bits(out, want)
     assert_same_bits(lse, want_lse)
-    assert not room[:, 1::2].any()
-    assert not room[..., 64:].any()
+    assert not wide[:, 1::2].any()
+    assert not wide[..., 64:].any()
 
 
 @pytest.mark.parametrize("place", [0, 1, 4])

@@ -10,7 +10,7 @@ import pytest
 import exactile
 from abilities import require
 from cases import make_batch
-from serving import SENTINEL, in_pages, some_sinks, some_slopes, with_room, with_scores
+from serving import SENTINEL, in_pages, some_sinks, some_slopes, with_scores, with_used_lengths
 
 PLAN = dict(num_heads_q=4, num_heads_kv=2, head_dim=64, dtype="float32")
 PAGES = dict(seqused_k=[30, 20], page_size=16)
@@ -74,7 +74,7 @@ def paged_batch():
     """Two sequences of 5 queries, 40 and 20 keys in 2 to 3 pages of 16; 8 pages, all features."""
     batch = make_batch([5, 5], [40, 20], causal=True)
     batch = with_scores(batch, 2.0, some_sinks(4), some_slopes(4))
-    return in_pages(with_room(batch, "q"), 16)
+    return in_pages(with_used_lengths(batch, "q"), 16)
 
 
 def with_entry(row: int, column: int, value: int):
@@ -239,7 +239,7 @@ def test_pages_without_lengths_of_keys():
 
 
 def test_cu_seqlens_k_against_the_table():
-    """Lengths that the table has no columns for, and used lengths that they have no room for."""
+    """Lengths that the table has no columns for, and used lengths that exceed them."""
     batch = paged_batch()
     columns = batch.serving["block_table"].shape[1]
     out = np.full_like(batch.q, SENTINEL)
@@ -254,7 +254,7 @@ def test_cu_seqlens_k_against_the_table():
     assert (out == SENTINEL).all()
 
 
-def test_entries_that_nobody_reads():
+def test_entries_that_are_not_read():
     """Past a sequence's last page any number may stand, and where no row counts any page."""
     batch = make_batch([5, 0], [17, 40])
     paged = in_pages(batch, 16)

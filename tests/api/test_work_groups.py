@@ -1,4 +1,4 @@
-"""`Plan.launched` is what the policy's own num_work_groups() says, whoever asks it.
+"""`Plan.launched` is what the policy's own num_work_groups() says.
 
 The planner asks the classes that the module was built with. Here a user's policy that only inherits
 from a shipped one is compiled anew and asked for the same plan, and the numbers are counted once

@@ -84,7 +84,7 @@ class Tally {
 template <TileScheduler Scheduler>
 constexpr const char* walk(const typename Scheduler::Params& params, int32_t num_work_groups,
                            Tally& tally) {
-  if (num_work_groups > kMaxTiles) return "more work-groups than this test has room for";
+  if (num_work_groups > kMaxTiles) return "more work-groups than this test holds";
   Scheduler* walks[kMaxTiles] = {};
   for (int32_t i = 0; i < num_work_groups; ++i) walks[i] = new Scheduler(params, i);
   const char* error = nullptr;
@@ -159,7 +159,7 @@ constexpr const char* valid_only_error(const Shape& shape, ListOrder order, int3
     if (ValidOnlyPersistent::num_work_groups(params, workers) != params.work_groups) {
       error = "launched is not what the list says";
     }
-    // The second launch is of the same Params, as nobody sets the counter back but the first.
+    // The second launch is of the same Params, as only the first resets the counter.
     for (int32_t launch = 0; launch < 2 && !error; ++launch) {
       Tally again(shape, cu);
       error = walk<ValidOnlyPersistent>(params, params.work_groups, again);

@@ -1,6 +1,6 @@
 // tests/cpp/test_cuda_launch.cpp - what launches ask of the driver, with a fake one: when lists are
-// uploaded, who waits for them, whose counter it is, when memory is used again; and that a kernel's
-// compilation holds nobody up who does not want it.
+// uploaded, who waits for them, whose counter it is, when memory is used again; and that only calls
+// for the same kernel wait for its compilation.
 #include <chrono>
 #include <future>
 #include <thread>

@@ -31,7 +31,7 @@ void check_shape(const Shape& shape) {
   }
 }
 
-/// 0 to 3 tiles, with the lengths beside the borders.
+/// 0 to 3 tiles, with the lengths beside their boundaries.
 std::vector<int32_t> edge_lengths(int32_t tile) {
   std::vector<int32_t> lengths{0, 1, tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 3 * tile};
   std::sort(lengths.begin(), lengths.end());

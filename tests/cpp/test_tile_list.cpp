@@ -203,7 +203,7 @@ void check_count() {
 }
 
 /// Sequences of which only some rows and keys count, with keys one after the other or in pages:
-/// list and padded grid hold the tiles of what counts, within its room whatever seqused says.
+/// list and padded grid hold the tiles of what counts, within cu_seqlens whatever seqused says.
 void check_used() {
   const std::vector<int32_t> cu_q{0, 5, 5, 14, 21}, cu_k{0, 8, 11, 30, 32};
   const std::vector<int32_t> used_q{3, 0, 99, -1}, used_k{8, 2, 0, 99};

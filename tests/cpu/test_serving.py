@@ -36,8 +36,8 @@ from serving import (
     tokens,
     with_features,
     with_padding,
-    with_room,
     with_scores,
+    with_used_lengths,
 )
 
 KIND_OF = {name: kind for kind, names in FEATURES.items() for name in names}
@@ -292,7 +292,7 @@ def test_decode_beside_prefill(dtype):
     """One row, a few rows and a whole prompt, with thousands of keys and with none."""
     lens_q, lens_k = [1, 1, 4, 200, 1, 1, 0], [3000, 1, 1025, 200, 64, 0, 500]
     batch = make_batch(lens_q, lens_k, heads=(8, 1), dtype=dtype, causal=True)
-    check_every_way(in_pages(with_room(batch, "q"), 16, "side by side"))
+    check_every_way(in_pages(with_used_lengths(batch, "q"), 16, "side by side"))
 
 
 # --- lengths --------------------------------------------------------------------------------------
@@ -304,8 +304,8 @@ def test_decode_beside_prefill(dtype):
 def test_room_changes_no_bit(sides, poison, dtype, scheduler):
     batch = make_batch(LENS_Q, LENS_K, dtype=dtype, causal=True)
     want = serve(batch)
-    roomy = with_padding(with_room(batch, sides, poison=poison), poison=poison)
-    assert_same_results(counted(roomy, serve(roomy, scheduler=scheduler)), want)
+    wide = with_padding(with_used_lengths(batch, sides, poison=poison), poison=poison)
+    assert_same_results(counted(wide, serve(wide, scheduler=scheduler)), want)
 
 
 def test_padding_without_out():
@@ -322,13 +322,13 @@ def test_in_place():
     """out = q: padding and rows that do not count keep what they have."""
     batch = make_batch(LENS_Q, LENS_K, causal=True)
     want = serve(batch)
-    roomy = in_pages(with_padding(with_room(batch, "qk")), 16)
-    rows = tokens(*lengths(roomy)[:2])
-    left = np.delete(roomy.q, rows, axis=0)
-    got = roomy.run(out=roomy.q)
-    assert got[0] is roomy.q
-    assert_same_results(counted(roomy, got), want)
-    assert_same_bits(np.delete(roomy.q, rows, axis=0), left)
+    wide = in_pages(with_padding(with_used_lengths(batch, "qk")), 16)
+    rows = tokens(*lengths(wide)[:2])
+    left = np.delete(wide.q, rows, axis=0)
+    got = wide.run(out=wide.q)
+    assert got[0] is wide.q
+    assert_same_results(counted(wide, got), want)
+    assert_same_bits(np.delete(wide.q, rows, axis=0), left)
 
 
 def test_nothing_is_used():
@@ -344,9 +344,9 @@ def test_nothing_is_used():
 @pytest.mark.parametrize("scheduler", ["ValidOnlyIndividual", "ValidOnlyPersistent"])
 def test_plans_count_what_is_used(scheduler):
     shape = dict(num_heads_q=4, num_heads_kv=2, head_dim=64, dtype="float32", causal=True)
-    roomy = with_room(make_batch(LENS_Q, LENS_K), "qk")
+    wide = with_used_lengths(make_batch(LENS_Q, LENS_K), "qk")
     got = exactile.plan(
-        roomy.cu_q, roomy.cu_k, **roomy.serving, **shape, scheduler=scheduler, workers=2
+        wide.cu_q, wide.cu_k, **wide.serving, **shape, scheduler=scheduler, workers=2
     )
     want = exactile.plan(
         seqlens_q=LENS_Q, seqlens_k=LENS_K, **shape, scheduler=scheduler, workers=2
@@ -357,7 +357,7 @@ def test_plans_count_what_is_used(scheduler):
 
 def test_a_plan_takes_many_runs():
     """Pages move, sinks change; lengths and page_size are the plan's."""
-    batch = with_room(make_batch([3, 40], [50, 90], causal=True), "k")
+    batch = with_used_lengths(make_batch([3, 40], [50, 90], causal=True), "k")
     shape = dict(num_heads_q=4, num_heads_kv=2, head_dim=64, dtype="float32", causal=True)
     used = lengths(batch).len_k.astype(np.int32)
     plan = exactile.plan(batch.cu_q, seqused_k=used, page_size=16, **shape)
@@ -374,7 +374,7 @@ def test_a_policy_of_ones_own():
     batch = with_features(make_batch(LENS_Q, LENS_K), ["causal", "sinks", "alibi", "seqused_q"])
     want = counted(batch, serve(batch))
     policy = exactile.Scheduler("Strided", STRIDED, "ValidOnlyPersistent")
-    for served in batch, with_room(batch, "k"), in_pages(batch, 16), in_pages(batch, 3):
+    for served in batch, with_used_lengths(batch, "k"), in_pages(batch, 16), in_pages(batch, 3):
         assert_same_results(counted(served, serve(served, scheduler=policy)), want)
 
 
@@ -385,7 +385,7 @@ def test_torch():
 
     batch = make_batch(LENS_Q, LENS_K, dtype="float16", window=(60, 9))
     batch = with_scores(batch, 20.0, some_sinks(4), some_slopes(4))
-    batch = in_pages(with_padding(with_room(batch, "qk")), 16)
+    batch = in_pages(with_padding(with_used_lengths(batch, "qk")), 16)
     want = serve(batch)
     as_torch = replace(
         batch,

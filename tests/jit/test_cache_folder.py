@@ -1,4 +1,4 @@
-"""The folder of compiled kernels holds code that we load: nobody else may be able to write there.
+"""The folder of compiled kernels holds code that we load: no other user may be able to write there.
 
 Both languages take one path through it; this one needs no compiler and no device.
 """
@@ -114,9 +114,9 @@ class TestRefused:
         monkeypatch.setenv("EXACTILE_CACHE_DIR", f"{link}{end}")
         self.check("it is a symbolic link, which is not followed")
 
-    def test_below_a_folder_in_which_everybody_can_rename_it(self, folder, tmp_path):
+    def test_below_a_folder_in_which_all_users_can_rename_it(self, folder, tmp_path):
         tmp_path.chmod(0o757)
-        self.check(f"everybody can write to {tmp_path} above it (mode 0757)")
+        self.check(f"all users can write to {tmp_path} above it (mode 0757)")
         tmp_path.chmod(0o1777)  # as /tmp is
         assert look_up(self.source) == "cache directory"
 

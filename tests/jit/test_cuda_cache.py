@@ -57,7 +57,7 @@ def test_compiled_once_then_found(tmp_path):
 
 @needs_nvrtc
 def test_another_header_is_another_key(tmp_path):
-    """Whoever edits the installed headers gets kernels made of them."""
+    """Edited headers of the installation give kernels made of them."""
     cache, include = tmp_path / "cache", tmp_path / "include"
     shutil.copytree(exactile.include_dir(), include)
     first = find(cache, INCLUDE_DIR=str(include))

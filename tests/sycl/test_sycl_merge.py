@@ -94,12 +94,12 @@ def test_on_the_queue_of_the_first_result_and_on_another(queue):
 def test_in_place_and_strided():
     outs, lses = draw_parts((40, 3, 64), 2, "float32")
     want, _ = merge(outs, lses)
-    room = dpnp.asarray(np.concatenate([outs[0]] * 2, axis=1))
-    first = room[:, 3:]
+    wide = dpnp.asarray(np.concatenate([outs[0]] * 2, axis=1))
+    first = wide[:, 3:]
     out = exactile.merge(first, put(lses[0].T.copy()).T, put(outs[1]), put(lses[1]), out=first)
     assert out is first
     assert_same_bits(dpnp.asnumpy(out), want)
-    assert_same_bits(dpnp.asnumpy(room[:, :3]), outs[0])
+    assert_same_bits(dpnp.asnumpy(wide[:, :3]), outs[0])
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 64), (5, 0, 64)])

@@ -113,7 +113,7 @@ def test_arrays_known_by_dlpack_alone(dtype):
 
 
 def test_order_with_the_work_around_it(batch, queue):
-    """Nobody waits: inputs are computed just before, results used and inputs overwritten after."""
+    """Without a wait of the host: inputs are made just before, results used just after."""
     plan = plan_of(batch)
     device = on_device(batch, queue)
     want = get(plan.run(device.q, device.k, device.v), batch.q.dtype)

@@ -173,7 +173,7 @@ def test_reference_that_moves_between_spans(kernel, dtype):
 
 @each
 def test_spans_of_other_rows(kernel, dtype):
-    """Windows around the border of two spans: each row has the bits it has alone."""
+    """Windows around the boundary of two spans: each row has the bits it has alone."""
     whole = make_batch([100], [4140], heads=(1, 1), dtype=dtype, window=(2100, 0))
     out, lse = run(whole)
     whole.check(out, lse)

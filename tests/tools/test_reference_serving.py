@@ -166,10 +166,10 @@ def test_softcap_of_a_large_score():
 # --- lengths and pages ----------------------------------------------------------------------------
 
 
-def spread(x: Any, cu: Any, used: list[int], room: list[int]) -> Any:
-    """Sequences of `used` tokens where there is room for more, which NaN fills."""
-    wide = np.full((sum(room), *x.shape[1:]), np.nan)
-    for b, first in enumerate(np.cumsum([0, *room[:-1]])):
+def spread(x: Any, cu: Any, used: list[int], sizes: list[int]) -> Any:
+    """Sequences of `used` tokens of `sizes`; NaN fills the others."""
+    wide = np.full((sum(sizes), *x.shape[1:]), np.nan)
+    for b, first in enumerate(np.cumsum([0, *sizes[:-1]])):
         wide[first : first + used[b]] = x[cu[b] : cu[b + 1]]
     return wide
 

@@ -8,7 +8,7 @@ import pytest
 from cases import DTYPES, LENS_K, LENS_Q, make_batch
 from exactile.tools.reference import reference
 from exactile.tools.tolerance import compare
-from serving import in_pages, some_sinks, some_slopes, with_padding, with_room, with_scores
+from serving import in_pages, some_sinks, some_slopes, with_padding, with_scores, with_used_lengths
 
 WRONG = {
     "no softcap": {"softcap": 0.0},
@@ -26,7 +26,7 @@ WRONG = {
 def everything(dtype):
     batch = make_batch(LENS_Q, LENS_K, dtype=dtype, window=(70, 3))
     batch = with_scores(batch, 4.0, some_sinks(4), some_slopes(4))
-    return in_pages(with_padding(with_room(batch, "qk")), 16)
+    return in_pages(with_padding(with_used_lengths(batch, "qk")), 16)
 
 
 def computed(batch, dtype, **changes):

@@ -1,5 +1,5 @@
-// exactile/cpu/params.hpp - what the CPU kernels are told. The same struct for every instruction
-// set.
+// exactile/cpu/params.hpp - parameters of the CPU kernels, the same struct for every instruction
+// set, and their tile sizes.
 #pragma once
 
 #include <exactile/params.hpp>

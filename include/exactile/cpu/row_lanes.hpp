@@ -1,4 +1,4 @@
-// exactile/cpu/row_lanes.hpp - what functions that go through rows compute with at a time.
+// exactile/cpu/row_lanes.hpp - vectors and loads of functions over rows (merge, append).
 #pragma once
 
 #include <exactile/cpu/simd.hpp>

@@ -1,4 +1,4 @@
-// exactile/cuda/params.hpp - what the CUDA kernels are told. Shared by host (g++) and device
+// exactile/cuda/params.hpp - parameters of the CUDA kernels. Shared by host (g++) and device
 // (NVRTC, nvcc).
 #pragma once
 

@@ -1,5 +1,5 @@
 // exactile/cuda/planner.hpp - the tile list, written on the device from cu_seqlens that lie there:
-// no host sync, and right again when a CUDA graph replays it with other lengths.
+// no host sync, and valid when a CUDA graph replays it with other lengths.
 //
 // The list holds the records of write_tiles(). A thread finds its record by bisection of the tiles
 // before each sequence, so one long sequence and many short ones take as long. Longest first is a

@@ -1,4 +1,4 @@
-// exactile/cuda/planner_params.hpp - what the device planner is told. Shared by host (g++) and
+// exactile/cuda/planner_params.hpp - parameters of the device planner. Shared by host (g++) and
 // device (NVRTC, nvcc).
 #pragma once
 

@@ -138,8 +138,8 @@ EXACTILE_DEVICE int32_t multiprocessor() {
   return index;
 }
 
-// ---- grids and clusters: from sm_90 on. Before, launches simply follow one another, and nobody
-// launches a cluster.
+// ---- grids and clusters: from sm_90 on. Before, they are empty: launches are ordered by the
+// stream, and there are no clusters.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define EXACTILE_SM90_ASM(...) asm volatile(__VA_ARGS__)
 #else

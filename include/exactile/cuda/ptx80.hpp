@@ -1,5 +1,5 @@
 // exactile/cuda/ptx80.hpp - the instructions of Ampere that the sm80 kernels are built from:
-// mma.sync, ldmatrix, cp.async. Beside ptx.hpp and wgmma.hpp the only place that contains asm.
+// mma.sync, ldmatrix, cp.async.
 //
 // Addresses in shared memory are 32-bit, from shared_address(). Letters of a fragment: lane l is
 // group g = l / 4 and member t = l % 4.

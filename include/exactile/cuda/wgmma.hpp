@@ -23,7 +23,7 @@ EXACTILE_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-/// Tells the compiler that these registers change here: a wgmma works on them behind its back.
+/// Tells the compiler that these registers change here: a wgmma in flight reads and writes them.
 template <int kCount>
 EXACTILE_DEVICE void touch(float (&registers)[kCount]) {
 #pragma unroll

@@ -13,10 +13,10 @@
 namespace exactile {
 
 /// One query tile of one sequence, without its head: all that a kernel needs to find its rows, in
-/// one 16-byte load and with no second look at cu_seqlens. Shared by all heads.
+/// one 16-byte load and without reading cu_seqlens again. Shared by all heads.
 ///
-/// A list with packed sequences (TileListSpec::packed_len) also has tiles whose rows run across the
-/// borders of sequences; where a field means something else in those, it is told after the slash.
+/// A list with packed sequences (TileListSpec::packed_len) also has tiles of several sequences; a
+/// field's meaning in those, where it differs, stands after the slash.
 struct alignas(16) TileRecord {
   int32_t q_begin;  ///< first row of the tile in the packed query tensor
   int32_t q_end;    ///< end of the *sequence's* rows there (so q_end - row gives a row's position)
@@ -45,15 +45,15 @@ static_assert(sizeof(TileRecord) == 16);
 /// All rows and keys of sequence b, as one record. Lengths: a struct with
 ///   cu_seqlens_q  (batch + 1,): where the sequences' rows lie
 ///   cu_seqlens_k  (batch + 1,): where their keys lie; null: in pages
-///   seqused_q     (batch,): rows that count, of those there is room for; null: all
+///   seqused_q     (batch,): rows that count, of those of cu_seqlens_q; null: all
 ///   seqused_k     (batch,): keys that count; null: all. Not null where keys lie in pages
 template <class Lengths>
 EXACTILE_HOST_DEVICE constexpr TileRecord sequence_record(const Lengths& lengths, int32_t b) {
-  const auto within = [](int32_t used, int32_t room) { return max(0, min(used, room)); };
+  const auto within = [](int32_t used, int32_t size) { return max(0, min(used, size)); };
   TileRecord record{lengths.cu_seqlens_q[b], lengths.cu_seqlens_q[b + 1], b, 0};
   if (lengths.seqused_q) {
-    const int32_t room = record.q_end - record.q_begin;
-    record.q_end = record.q_begin + within(lengths.seqused_q[b], room);
+    const int32_t size = record.q_end - record.q_begin;
+    record.q_end = record.q_begin + within(lengths.seqused_q[b], size);
   }
   if (!lengths.cu_seqlens_k) {
     record.k_len = max(0, lengths.seqused_k[b]);
@@ -88,7 +88,7 @@ EXACTILE_HOST_DEVICE constexpr int32_t num_m_blocks(int32_t len_q, int32_t tile_
 ///   2. Every tile with work is given by exactly one index.
 ///   3. Any other index gives a tile with `num_tokens() <= 0`.
 ///   4. It reads memory only through pointers in its own fields, and writes none.
-///   5. It knows no hardware: not who asks, nor in which sequence.
+///   5. It depends on i alone: not on the caller, the order of calls or the hardware.
 template <class Order>
 concept TileOrder = __is_trivially_copyable(Order) && requires(const Order order, int32_t index) {
   { order.num_tiles() } -> SameAs<int32_t>;

@@ -13,7 +13,7 @@ struct CountedList {
   int32_t work_groups;  ///< launched, as num_work_groups() says: a policy may stride by it
 
   /// No field has a default: the policy knows by `work_groups` which work-group ends last, and a
-  /// counter that nobody sets back would hide every tile from the next launch.
+  /// counter that is not reset would hide every tile from the next launch.
   EXACTILE_HOST_DEVICE constexpr CountedList(const CompactList& tiles, int32_t* shared_counter,
                                              int32_t num_work_groups)
       : list(tiles), counter(shared_counter), work_groups(num_work_groups) {}
@@ -35,7 +35,7 @@ class ValidOnlyPersistent {
   EXACTILE_HOST_DEVICE constexpr void advance() { index_ = next(); }
 
  private:
-  /// Every work-group takes one index past the end; nobody takes one after the last of these. It
+  /// Every work-group takes one index past the end; none is taken after the last of these. It
   /// sets the counter back, so that the next launch finds it at 0.
   EXACTILE_HOST_DEVICE constexpr int32_t next() const {
     const int32_t index = fetch_add(params_.counter, 1);

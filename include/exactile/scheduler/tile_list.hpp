@@ -26,7 +26,7 @@ struct CompactList {
   bool head_major;                   ///< heads outermost (kHeadMajor) or innermost
   const int32_t* planned = nullptr;  ///< written by a planner on the device: number of records
 
-  /// What to launch for: known on the host whoever wrote the list.
+  /// What to launch for: known on the host, also where a device wrote the list.
   EXACTILE_HOST_DEVICE constexpr int32_t max_tiles() const { return num_records * num_heads; }
 
   EXACTILE_HOST_DEVICE constexpr int32_t num_tiles() const {
@@ -68,7 +68,7 @@ EXACTILE_HOST_DEVICE constexpr bool is_packed_sequence(const TileListSpec& spec,
 }
 
 /// Calls visit(record) for the tiles of the run of packed sequences from `first` on; returns the
-/// sequence after it. Tiles hold tile_tokens tokens but for the last, whatever the borders; one
+/// sequence after it. Tiles hold tile_tokens tokens but for the last, across sequences; one
 /// that lies within a sequence is an ordinary record.
 template <class Visit>
 EXACTILE_HOST_DEVICE constexpr int32_t for_each_packed_tile(const TileListSpec& spec, int32_t first,
@@ -144,7 +144,7 @@ EXACTILE_HOST_DEVICE constexpr void write_tiles(const TileListSpec& spec, TileRe
   for_each_tile(spec, [&records](const TileRecord& tile) { *records++ = tile; });
 }
 
-/// Costs are told apart up to this many key blocks; a tile of more counts as one of this many.
+/// Costs are distinguished up to this many key blocks; a tile of more counts as one of this many.
 inline constexpr int32_t kMaxCost = 65535;
 
 /// What a tile is sorted by: the key blocks it visits or, sequence by sequence, those that the last

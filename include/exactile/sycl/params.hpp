@@ -1,4 +1,4 @@
-// exactile/sycl/params.hpp - what the SYCL kernels are told. Shared by host (g++) and device (the
+// exactile/sycl/params.hpp - parameters of the SYCL kernels. Shared by host (g++) and device (the
 // SYCL runtime's compiler); includes nothing of SYCL.
 #pragma once
 

@@ -1,5 +1,5 @@
-// exactile/sycl/rows.hpp - which rows the work-groups of a kernel take that has a sub-group for
-// each. Shared by host and device.
+// exactile/sycl/rows.hpp - which rows a work-group takes, in kernels with a sub-group for each
+// row. Shared by host and device.
 #pragma once
 
 #include <exactile/platform.hpp>

@@ -1,5 +1,5 @@
-// exactile/sycl/tile.hpp - what every SYCL kernel does around its mainloop: the walk of a
-// work-group through its tiles. Device code.
+// exactile/sycl/tile.hpp - the scheduler loop of every SYCL kernel: a work-group's walk
+// through its tiles. Device code.
 #pragma once
 
 #include <exactile/scheduler/concepts.hpp>

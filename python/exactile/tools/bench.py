@@ -129,7 +129,7 @@ def sampled_rows(plan: Plan) -> list[tuple[int, int]]:
 
     The first and last sequence of every class (no query, one, less than / exactly / more than a
     tile; no key; fewer, as many or more keys than queries) and the longest ones; of each the first,
-    middle and last row and those at the border of the first tile.
+    middle and last row and those beside the end of the first tile.
     """
     lengths, tile = plan.seqlens, plan.tile_tokens
     classes: dict[tuple[Any, ...], list[int]] = {}
@@ -221,7 +221,7 @@ def measure(
     peer : callable, optional
         Makes a Peer from plan, q, k and v, to be timed in turns with ours.
     progress : callable
-        Told what comes next, before every run.
+        Called with what comes next, before every run.
 
     Returns
     -------

@@ -36,7 +36,7 @@ from exactile.tools.report import (
 )
 
 _USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
-"""What input, files and devices cause, and is told in one line. All else is a bug of ours."""
+"""Errors of input, files and devices, printed as one line. All others are bugs of ours."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 1 (verification failed), 2 (bad input, told in one line), 130 (interrupted) or
-        141 (nobody reads the output any more).
+        Exit code: 0, 1 (verification failed), 2 (bad input, one line of text), 130 (interrupted) or
+        141 (the output's pipe is closed).
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     name = "exactile"
@@ -137,7 +137,7 @@ def _bench(args: argparse.Namespace) -> int:
         raise ValueError(f"--backend={first.backend}: {backend['reason']}")
     peer = None if args.peers is None else _peer(args.peers, first.backend)
     machine = machine_of(first.backend)
-    _expect_room(args, first, machine)
+    _expect_memory(args, first, machine)
     files = TimelineFiles(args.timeline, first.backend) if args.timeline else None
     runs = max(args.warmup, args.verify) + args.iterations + (files is not None)
     with JsonLines(args.json) as lines:
@@ -187,16 +187,16 @@ def _bench(args: argparse.Namespace) -> int:
     return int(any(map(failed, results)))
 
 
-def _expect_room(args: argparse.Namespace, plan: Plan, machine: Machine) -> None:
+def _expect_memory(args: argparse.Namespace, plan: Plan, machine: Machine) -> None:
     """Raise MemoryError unless the data of a plan fits where it is to lie."""
     option, tensors = options.source_of_lengths(args), memory.tensors_bytes(plan)
     host = tensors + args.verify * memory.verification_bytes(plan)
     host += memory.comparison_bytes(plan) if args.peers else 0
-    memory.expect_room(option, "q, k, v and out", host, memory.available_bytes())
+    memory.expect_memory(option, "q, k, v and out", host, memory.available_bytes())
     if args.timeline and plan.backend == "cuda":
         tensors += plan._core.timeline_bytes
     available = machine.available_bytes()
-    memory.expect_room(option, "q, k, v and out", tensors, available, f"{plan.backend} memory")
+    memory.expect_memory(option, "q, k, v and out", tensors, available, f"{plan.backend} memory")
 
 
 def _peer(library: str | bool, backend: str) -> Callable[..., Peer]:

@@ -18,17 +18,17 @@ _TILE_ROWS = 128
 """Rows of the smallest tile."""
 
 
-def expect_room(
+def expect_memory(
     option: str, what: str, needed: int, available: int | None, where: str = "memory"
 ) -> None:
-    """Raise unless `needed` bytes are available, as far as anybody knows.
+    """Raise unless `needed` bytes are available, where that is known.
 
     Parameters
     ----------
     option, what, where : str
         For the message: who asked for how much of what, and where it is to lie.
     needed, available : int
-        Bytes. None: nobody knows.
+        Bytes. None: unknown.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def records_bytes(total_q: int, batch: int, heads_per_tile: int) -> int:
 
 
 def key_rows(plan: Plan) -> int:
-    """Keys that there is room for: those of the sequences, or of all their pages."""
+    """Keys that memory is allocated for: those of the sequences, or of all their pages."""
     keys = plan.seqlens.k.astype(np.int64)
     if plan.page_size:
         keys = -(-keys // plan.page_size) * plan.page_size
@@ -83,7 +83,7 @@ def comparison_bytes(plan: Plan) -> int:
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Bytes of host memory that can be had without swapping; None where nobody knows."""
+    """Bytes of host memory that can be had without swapping; None where that is unknown."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
     except OSError:

@@ -274,7 +274,7 @@ def plans(
         total_q = int(lengths.q.sum(dtype=np.int64))
         needed = memory.records_bytes(total_q, len(lengths.q), group)
         available = memory.available_bytes()
-        memory.expect_room(source_of_lengths(args), "the tile list", needed, available)
+        memory.expect_memory(source_of_lengths(args), "the tile list", needed, available)
     cu_seqlens_q, cu_seqlens_k = lengths.cu_seqlens
     backend = backend_of(args)
     try:
@@ -392,7 +392,7 @@ def lengths(args: argparse.Namespace) -> Lengths:
     _check_combinations(args)
     source, batch = source_of_lengths(args), 32 if args.batch is None else args.batch
     needed = memory.sequences_bytes(batch)
-    memory.expect_room("--batch", "lengths", needed, memory.available_bytes())
+    memory.expect_memory("--batch", "lengths", needed, memory.available_bytes())
     try:
         if args.seqlens is not None:
             given = np.array(args.seqlens, np.int32)

@@ -73,8 +73,7 @@ def reference(
         First token of each sequence, and the end of the last. Default of cu_seqlens_k:
         cu_seqlens_q; with `block_table` there is none.
     seqused_q, seqused_k : array_like of int, (batch,), optional
-        Rows and keys of a sequence that count, its first ones: len_q and len_k below. Default: all
-        that there is room for.
+        Rows and keys of a sequence that count, its first ones: len_q and len_k below. Default: all.
     block_table : array_like of int, (batch, max_pages), optional
         Key j of sequence b is row j % page_size of page block_table[b, j // page_size].
     causal : bool
@@ -193,15 +192,15 @@ def lengths_of(
     Raises
     ------
     ValueError
-        They are no running sums, or of different batches, or seqused is above its room.
+        They are no running sums, or of different batches, or seqused exceeds its sequence's length.
     """
     starts_q = _starts(cu_seqlens_q, "q")
     len_q = _used(seqused_q, np.diff(starts_q), "q")
     if cu_seqlens_k is None and paged:
         if seqused_k is None:
             _fail("seqused_k or cu_seqlens_k where keys lie in pages", None)
-        room = np.full(len(len_q), np.iinfo(np.int64).max)  # that of the table
-        return Lengths(starts_q[:-1], len_q, 0 * room, _used(seqused_k, room, "k"))
+        unbounded = np.full(len(len_q), np.iinfo(np.int64).max)  # the table says
+        return Lengths(starts_q[:-1], len_q, 0 * unbounded, _used(seqused_k, unbounded, "k"))
     starts_k = starts_q if cu_seqlens_k is None else _starts(cu_seqlens_k, "k", len(len_q))
     return Lengths(starts_q[:-1], len_q, starts_k[:-1], _used(seqused_k, np.diff(starts_k), "k"))
 
@@ -255,14 +254,14 @@ def _starts(cu_seqlens: npt.ArrayLike, side: str, batch: int | None = None) -> I
     return starts
 
 
-def _used(seqused: npt.ArrayLike | None, room: Int64, side: str) -> Int64:
+def _used(seqused: npt.ArrayLike | None, limit: Int64, side: str) -> Int64:
     if seqused is None:
-        return room
+        return limit
     used = np.asarray(seqused, np.int64)
-    if used.shape != room.shape:
-        _fail(f"seqused_{side} of shape {room.shape}", used.shape)
-    if (used < 0).any() or (used > room).any():
-        _fail(f"seqused_{side} from 0 to {room}", used)
+    if used.shape != limit.shape:
+        _fail(f"seqused_{side} of shape {limit.shape}", used.shape)
+    if (used < 0).any() or (used > limit).any():
+        _fail(f"seqused_{side} from 0 to {limit}", used)
     return used
 
 

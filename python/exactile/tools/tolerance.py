@@ -116,7 +116,7 @@ def judge(
     it does (measured: up to 0.8 of the tolerance, as without it); pages and lengths add nothing.
     The floor:
 
-    - out: one half ulp of the dtype, since both may fall on either side of a rounding border, and
+    - out: one half ulp of the dtype, since both may fall on either side of a rounding boundary, and
       32 + 2 sqrt(keys) of float32, since sums over keys run in sequence (measured: 0.75 sqrt(keys)
       from 1,024 to 131,072 keys);
     - lse: 32 half ulps of float32 (measured: 13), and 1/32 of the dtype, since exp need not be more

@@ -133,13 +133,13 @@ struct Traits {
   static constexpr int kBoxN = kMask != MaskKind::kPacked ? kBlockN : kNarrowN == 80 ? 72 : 16;
   static_assert(kBoxN % 8 == 0);
   static constexpr int kStages = Shape::kStages;
-  /// Buffers for Q: two, where there is room.
+  /// Buffers for Q: two, where shared memory holds them.
   static constexpr int kQueries =
       2 * (2 * kBlockM * kHeadDim + kStages * kBlockN * (kHeadDim + kHeadDimV)) + 1024 <= kMaxShared
           ? 2
           : 1;
 
-  /// Steady blocks are computed in pairs, which costs registers.
+  /// Unmasked blocks are computed in pairs, which costs registers.
   static constexpr bool kPairs =
       kMask == MaskKind::kFull || (kMask == MaskKind::kMasked && kHeadDim <= 128);
 

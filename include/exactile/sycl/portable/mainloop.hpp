@@ -120,7 +120,7 @@ class Mainloop {
     }
   }
 
-  /// Keys past the sequence's last one are another sequence's, or nobody's: 0 in their place.
+  /// Keys past the sequence's last one are another sequence's, or none: 0 in their place.
   EXACTILE_HOST_DEVICE void load_keys(int32_t n0) {
     const KvRows k(params_.k, params_.pages, tile_.record.k_begin, tile_.kv_head);
     constexpr int kSubGroups = Traits::kThreads / kLanes;

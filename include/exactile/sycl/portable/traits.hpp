@@ -19,7 +19,7 @@ struct Traits {
 
   static constexpr int kSubGroup = 16;     // work-items
   static constexpr int kSubGroupRows = 8;  // rows that a sub-group computes
-  /// As many rows as local memory has room for.
+  /// As many rows as fit into local memory.
   static constexpr int kRowBytes = kHeadDim * static_cast<int>(sizeof(Element));
   static constexpr int kBlockM = kRowBytes <= 256 ? 128 : kRowBytes <= 512 ? 64 : 32;
   static constexpr int kBlockN = 32;

@@ -1,5 +1,5 @@
-// exactile/sycl/xmx/kv_blocks.hpp - the messages that read K and V of a sequence: what a layout of
-// theirs (exactile/kv_layout.hpp) is to the XMX kernel.
+// exactile/sycl/xmx/kv_blocks.hpp - the 2D block messages that read K and V, for each layout
+// (exactile/kv_layout.hpp).
 //
 // Keys that are one run are one surface, which the cursors go down. Of others every kRunKeys have a
 // surface of their own: the cursors are placed anew for each block of keys.
