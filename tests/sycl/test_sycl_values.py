@@ -34,7 +34,8 @@ def _kernels():
         plans = []
         for kernel, dtype in EACH:
             patch.setenv("EXACTILE_SYCL_KERNEL", kernel)
-            plans += [small_plan(dtype, 64, 64, policy) for policy in exactile.SCHEDULERS]
+            policies = exactile.SCHEDULERS if kernel == "portable" else ["ValidOnlyPersistent"]
+            plans += [small_plan(dtype, 64, 64, policy) for policy in policies]
         compile_ahead(plans)
 
 
@@ -140,9 +141,14 @@ def relative_errors(dtype, keys, values, scores):
 
 
 @pytest.mark.parametrize("kernel", ["portable"], indirect=True)
-@pytest.mark.parametrize("scores", ["equal", "random"])
-@pytest.mark.parametrize("values", [0.1, "noise"])
-@pytest.mark.parametrize("keys", [10_000, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("keys", "values", "scores"),
+    [
+        *itertools.product([10_000, 100_000], [0.1, "noise"], ["equal", "random"]),
+        (1_000_000, 0.1, "equal"),
+        (1_000_000, "noise", "random"),
+    ],
+)
 def test_error_does_not_grow_with_length(kernel, keys, values, scores):
     """PyTorch 2.13's scaled_dot_product_attention on the CPU: equal scores 1.1e-6, 2.5e-6, 1.4e-5;
     random scores and noise 3.8e-7, 1.3e-6, 4.4e-6."""
