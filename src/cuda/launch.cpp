@@ -154,6 +154,10 @@ std::string refusal(const Plan& plan, const PrefillArgs& args) {
 }
 
 int64_t timeline_bytes(const Plan& plan) {
+  if (plan.splits_keys()) {
+    throw std::invalid_argument("timeline: expected a plan with num_splits=1, got num_splits=" +
+                                std::to_string(plan.num_splits));
+  }
   const int64_t records = plan.launched + int64_t{plan.tile_heads} * plan.total_q();
   if (records > std::numeric_limits<int32_t>::max()) {
     throw std::invalid_argument("timeline: expected at most 2147483647 work-groups and (head, " +

@@ -52,7 +52,8 @@ _REFUSES = {
     ),
     "trace": ("seq_len_qo", "seq_len_kv", "kv_equals_q", "varlen", "varlen_dist"),
     "compare": ("scheduler",),
-    **dict.fromkeys(("peers", "timeline"), ("page_size", "softcap", "sinks", "alibi")),
+    "peers": ("page_size", "softcap", "sinks", "alibi"),
+    "timeline": ("page_size", "softcap", "sinks", "alibi", "num_splits"),
 }
 _NEEDS = {"varlen_dist": "varlen", "kv_equals_q": "varlen", "trace_column": "trace"}
 """What would have no effect beside, or without, what."""
@@ -65,7 +66,7 @@ _OPTION_OF = {
     name: f"--{name}"
     for name in (
         *("num_heads_q", "num_heads_kv", "dtype", "pack_gqa", "pack_sequences"),
-        *("page_size", "softcap"),
+        *("page_size", "softcap", "num_splits"),
     )
 }
 """Of the planner's parameters: how the command line calls them."""
@@ -236,6 +237,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_name("pack_gqa", "the heads of a kv head share a tile", _AUTO, "auto")
     add_name("pack_sequences", "short sequences share tiles", _AUTO, "auto")
+    text = "work-groups that share the keys of a tile, at most (CUDA)"
+    add_int("num_splits", text, "auto with --scheduler=auto, else 1", minimum=1)
     backends = {name: name for name in VALUES["backend"]}
     text = "auto: cuda where a GPU and PyTorch are, else cpu"
     add_name("backend", text, backends, "auto", "auto")
@@ -293,6 +296,7 @@ def plans(
                 scheduler=cast("SchedulerName | exactile.Scheduler", name),
                 pack_gqa=args.pack_gqa,
                 pack_sequences=args.pack_sequences,
+                num_splits=1 if getattr(args, "timeline", None) else args.num_splits,
                 backend=cast(BackendName, backend),
                 workers=args.threads,
             )

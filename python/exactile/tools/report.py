@@ -146,6 +146,7 @@ def baseline_text(auto: Plan) -> str:
     choice = f"{auto.scheduler}, {auto.order}"
     choice += f", {group} heads a tile" * auto.pack_gqa
     choice += ", short sequences packed" * auto.pack_sequences
+    choice += f", keys in up to {auto.num_splits} parts" * (auto.num_splits > 1)
     return (
         "baseline    Individual, the padded grid, is what others are compared with;\n"
         f"            --scheduler=auto would choose {choice}: {auto.launched:,} work-groups"
