@@ -69,70 +69,109 @@ def stream_handle(stream: Any, function: str = "varlen_prefill") -> int:
 
 
 class DeviceLengths:
-    """cu_seqlens on a GPU, that are to be planned there: no host ever waits for them.
+    """Lengths on a GPU, that are to be planned there: no host ever waits for them.
 
     Parameters
     ----------
-    cu_q, cu_k : int32 arrays, shape (batch + 1,)
-        `cu_k` may be None: that of `cu_q`.
-    total_q, total_k : int or None
-        Tokens of the packed tensors: the bound of the launch. `total_k` as `cu_k`.
+    arrays : dict
+        Of ``cu_seqlens_q``, ``cu_seqlens_k``, ``seqused_q`` and ``seqused_k``, int32, as
+        `exactile.plan` takes them; all but the first may be None. No ``cu_seqlens_k`` is that of
+        the queries or, with pages, none.
+    bounds : dict
+        ``total_q`` and ``total_k``, the tokens of the packed tensors; ``max_seqlen_k``, the keys of
+        the longest sequence at most, which with pages stands for ``total_k``.
+    paged : bool
+        Keys and values lie in pages.
 
     Raises
     ------
     TypeError
-        No totals, or arrays of another dtype.
+        An array or a bound that is missing, too many, or of another kind.
     ValueError
         Arrays of other shapes, or on another device.
     """
 
     def __init__(
-        self, cu_q: Any, cu_k: Any, total_q: int | None, total_k: int | None, stream: Any
+        self, arrays: dict[str, Any], bounds: dict[str, int | None], paged: bool, stream: Any
     ) -> None:
-        if cu_k is None:
-            cu_k, total_k = cu_q, total_q
-        if total_q is None or total_k is None:
-            raise TypeError(
-                "plan: expected total_q (and total_k) with cu_seqlens on a GPU: the tokens of the "
-                "packed tensors bound the launch"
-            )
-        total_q, total_k = integer(total_q, "total_q"), integer(total_k, "total_k")
-        self._keep = (cu_q, cu_k)
-        views = [_Lengths(x, name) for x, name in ((cu_q, "cu_seqlens_q"), (cu_k, "cu_seqlens_k"))]
-        first, second = views
-        if (first.size, first.device) != (second.size, second.device):
-            raise ValueError(
-                "plan: expected cu_seqlens_k of the length of cu_seqlens_q and on its device, got "
-                f"{second.size} on {second.device} and {first.size} on {first.device}"
-            )
+        arrays, total_q, total_k = _complete(arrays, bounds, paged)
+        self._keep = arrays
+        views = {name: _Lengths(x, name) for name, x in arrays.items() if x is not None}
+        first = views["cu_seqlens_q"]
+        for name, view in views.items():
+            entries = first.size - name.startswith("seqused")
+            if (view.size, view.device) != (entries, first.device):
+                raise ValueError(
+                    f"plan: expected {name} of length {entries} on the device of cu_seqlens_q, "
+                    f"CUDA {first.device}, got {view.size} on CUDA {view.device}"
+                )
         if stream is not None:
             handle = stream_handle(stream)
         else:
-            handle = _torch_stream(first.device) if is_torch_cuda(cu_q) else 0
-        self.core = (first.address, second.address, first.device, handle)
+            handle = _torch_stream(first.device) if is_torch_cuda(arrays["cu_seqlens_q"]) else 0
+        addresses = (views[name].address if name in views else 0 for name in arrays)
+        self.core = (*addresses, first.device, handle)
+        batch = first.size - 1
+        if paged:
+            total_k = min(batch * total_k, _core.MAX_TOKENS)
         self.stand_ins = tuple(
-            (np.arange(first.size, dtype=np.int64) * total // max(1, first.size - 1)).astype(
-                np.int32
-            )
+            (np.arange(first.size, dtype=np.int64) * total // max(1, batch)).astype(np.int32)
             for total in (total_q, total_k)
         )
+
+
+def _complete(
+    arrays: dict[str, Any], bounds: dict[str, int | None], paged: bool
+) -> tuple[dict[str, Any], int, int]:
+    """(arrays, total_q, and total_k or, with pages, max_seqlen_k), of which none is missing."""
+    total_q, total_k = bounds["total_q"], bounds["total_k"]
+    name_k = "max_seqlen_k" if paged else "total_k"
+    if paged:
+        for name, given in (("cu_seqlens_k", arrays["cu_seqlens_k"]), ("total_k", total_k)):
+            if given is not None:
+                raise TypeError(
+                    "plan: expected seqused_k and max_seqlen_k, and no other lengths of keys, with "
+                    f"page_size and lengths on a GPU, got {name}"
+                )
+        total_k = bounds[name_k]
+        if arrays["seqused_k"] is None or total_k is None:
+            missing = name_k if total_k is None else "seqused_k"
+            raise TypeError(
+                "plan: expected seqused_k and max_seqlen_k, the keys of the longest sequence at "
+                f"most, with page_size and lengths on a GPU, got no {missing}"
+            )
+    elif arrays["cu_seqlens_k"] is None:
+        arrays = arrays | {"cu_seqlens_k": arrays["cu_seqlens_q"]}
+        total_k = total_q if total_k is None else total_k
+    if total_q is None or total_k is None:
+        raise TypeError(
+            "plan: expected total_q (and total_k) with cu_seqlens on a GPU: the tokens of the "
+            "packed tensors bound the launch"
+        )
+    return arrays, integer(total_q, "total_q"), integer(total_k, name_k)
 
 
 class _Lengths:
     """Address, size and device of int32 lengths on a GPU."""
 
     def __init__(self, x: Any, name: str) -> None:
+        if backend_of(x) != "cuda":
+            raise TypeError(
+                f"plan: expected {name} on a GPU, where cu_seqlens_q is, got a "
+                f"{type(x).__name__} elsewhere"
+            )
         if str(x.dtype).removeprefix("torch.") != "int32":
             raise TypeError(f"plan: expected {name} on a GPU of dtype int32, got {x.dtype}")
-        if len(x.shape) != 1 or x.shape[0] < 1:
-            raise ValueError(f"plan: expected {name} of shape (batch + 1,), got {tuple(x.shape)}")
+        of = "(batch,)" if name.startswith("seqused") else "(batch + 1,)"
+        if len(x.shape) != 1 or (x.shape[0] < 1 and of != "(batch,)"):
+            raise ValueError(f"plan: expected {name} of shape {of}, got {tuple(x.shape)}")
         self.size = int(x.shape[0])
         if is_torch_cuda(x):
             if not x.is_contiguous():
-                raise ValueError(f"plan: expected {name} to be contiguous")
+                raise ValueError(
+                    f"plan: expected {name} to be contiguous, got stride {x.stride(0)}"
+                )
             self.address, self.device = x.data_ptr(), x.get_device()
-            if self.address == 0:
-                raise TypeError(f"plan: expected {name} to hold memory, got a {type(x).__name__}")
         else:
             try:
                 self.address, self.device = _core.cuda_lengths(x)
@@ -141,6 +180,8 @@ class _Lengths:
                     f"plan: expected {name} to be a contiguous int32 array with __dlpack__ on a "
                     f"GPU, got {type(x).__name__}"
                 ) from None
+        if self.address == 0 and self.size > 0:
+            raise TypeError(f"plan: expected {name} to hold memory, got a {type(x).__name__}")
 
 
 def cuda_results(core: _core.Plan, q: Any, stream: Any) -> Results:

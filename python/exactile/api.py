@@ -17,7 +17,7 @@ from exactile._arguments import (
     takes_run_options,
 )
 from exactile._arrays import canonical_dtype
-from exactile._device import BACKEND_OF_DEVICE
+from exactile._device import BACKEND_OF_DEVICE, backend_of
 from exactile.planning import ArrayT, ScalarT, plan
 from exactile.scheduler import Scheduler
 
@@ -30,6 +30,7 @@ class Options(RunOptions, total=False):
 
     seqused_q: Any
     seqused_k: Any
+    max_seqlen_k: int | None
     causal: bool
     window: tuple[int, int]
     out: Any
@@ -107,6 +108,7 @@ def varlen_prefill(
     *,
     seqused_q: Any = None,
     seqused_k: Any = None,
+    max_seqlen_k: int | None = None,
     causal: bool = False,
     window: tuple[int, int] = (-1, -1),
     out: Any = None,
@@ -135,12 +137,15 @@ def varlen_prefill(
     v : array, shape (total_k, num_heads_kv, head_dim_v)
         Likewise.
     cu_seqlens_q : integers, shape (batch + 1,)
-        Running sums of the query lengths, from 0 to at most total_q. In GPU memory (int32) they are
-        planned there.
+        Running sums of the query lengths, from 0 to at most total_q. In GPU memory (int32), where
+        all other lengths are then too, they are planned there.
     cu_seqlens_k : integers, shape (batch + 1,), optional
         The same for keys and values. Default: `cu_seqlens_q`, with pages `seqused_k`.
     seqused_q, seqused_k
         As `exactile.plan`.
+    max_seqlen_k : int, optional
+        As `exactile.plan`. Default with pages and lengths in GPU memory: the keys that the columns
+        of `block_table` have pages for.
     causal, window, scheduler, order, pack_gqa, pack_sequences, num_splits, backend, workers
         As `exactile.plan`; the default backend is that of the arrays' device.
     out, return_lse, stream, and options of a run
@@ -189,6 +194,8 @@ def varlen_prefill(
         backend = own
     if backend == own == "sycl":
         stream = _sycl.queue_of(q, stream)
+    if paged and max_seqlen_k is None and backend_of(cu_seqlens_q) == "cuda":
+        max_seqlen_k = _room(options["block_table"], shape_k[1])
     planned = plan(
         cu_seqlens_q,
         cu_seqlens_k,
@@ -196,6 +203,7 @@ def varlen_prefill(
         seqused_q=seqused_q,
         seqused_k=seqused_k,
         page_size=shape_k[1] if paged else None,
+        max_seqlen_k=max_seqlen_k,
         num_heads_kv=shape_k[-2],
         head_dim=shape_q[2],
         head_dim_v=shape_v[-1],
@@ -214,3 +222,9 @@ def varlen_prefill(
         stream=stream,
     )
     return planned.run(q, k, v, out=out, return_lse=return_lse, stream=stream, **options)
+
+
+def _room(block_table: Any, page_size: int) -> int:
+    """Keys of a sequence that a table has pages for; 0 for what is none, which the run refuses."""
+    shape = tuple(getattr(block_table, "shape", ()))
+    return min(int(shape[1]) * page_size, _core.MAX_TOKENS) if len(shape) == 2 else 0

@@ -440,6 +440,7 @@ def plan(
     workers: int | None = None,
     total_q: int | None = None,
     total_k: int | None = None,
+    max_seqlen_k: int | None = None,
     stream: Any = None,
 ) -> Plan:
     """Plan a batch from its lengths. Needs no device and allocates no tensor.
@@ -458,7 +459,8 @@ def plan(
         Default: all.
     page_size : int, optional
         Keys and values lie in pages of so many (`Plan.run` takes their `block_table`). Their number
-        is `seqused_k` then, or what `cu_seqlens_k` or `seqlens_k` say; one of these is given.
+        is `seqused_k` then, or what `cu_seqlens_k` or `seqlens_k` say; one of these is given, in
+        GPU memory `seqused_k`.
     num_heads_q, num_heads_kv : int
         `num_heads_q` is a multiple of `num_heads_kv`.
     head_dim, head_dim_v : int
@@ -496,10 +498,11 @@ def plan(
         Work-groups that run at a time. Default: `get_num_threads` for the CPU; what the current
         GPU or SYCL device runs at a time, or 132 and 128 without one.
     total_q, total_k : int, optional
-        The tokens of the packed tensors: what cu_seqlens end with at most. With cu_seqlens in GPU
-        memory (int32), which the host does not read, they are required. The list is then made on
-        the GPU, on `stream`, without a wait on the host: `launched` and `num_records` are bounds,
-        work is not counted. Captured in a CUDA graph it is made anew by every replay.
+        The tokens of the packed tensors: what cu_seqlens end with at most. With lengths in GPU
+        memory they are required; `total_k` may be left out with `cu_seqlens_k`, and is with pages.
+    max_seqlen_k : int, optional
+        Keys of the longest sequence, at most. With pages and lengths in GPU memory it is required:
+        of a sequence that has more, no more are seen, and tables have pages for so many.
     stream : int or stream object, optional
         For lengths on a GPU; as in `Plan.run`. CPU: None. SYCL: whose device is planned for;
         default: the one that SYCL prefers here.
@@ -513,13 +516,28 @@ def plan(
     ValueError
         Lengths, heads, dims or names that cannot be planned; the message says what was expected.
     TypeError
-        Lengths that are no integers, or not on the host; an argument of another type.
+        Lengths that are no integers, or some on the host and some on a GPU; an argument of another
+        type, or a missing one.
+
+    Notes
+    -----
+    `cu_seqlens_q`, and with it `cu_seqlens_k`, `seqused_q` and `seqused_k`, may be in GPU memory
+    (int32, contiguous). The host does not read them: the list is made on the GPU, on `stream`,
+    without a wait on the host. `launched` and `num_records` are bounds then, and work is not
+    counted. Used lengths beyond their room count as all of it. Captured in a CUDA graph the list is
+    made anew by every replay. The plan keeps the arrays alive.
     """
     _core.refuse_tracing("plan")
     lengths = None
     if cu_seqlens_q is not None and seqlens_q is None and backend_of(cu_seqlens_q) == "cuda":
-        lengths = DeviceLengths(cu_seqlens_q, cu_seqlens_k, total_q, total_k, stream)
+        if seqlens_k is not None:
+            raise TypeError("plan: expected cu_seqlens_k with cu_seqlens_q on a GPU, got seqlens_k")
+        arrays = dict(cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
+        arrays |= dict(seqused_q=seqused_q, seqused_k=seqused_k)
+        bounds = dict(total_q=total_q, total_k=total_k, max_seqlen_k=max_seqlen_k)
+        lengths = DeviceLengths(arrays, bounds, page_size is not None, stream)
         cu_q, cu_k = lengths.stand_ins
+        seqused_q = seqused_k = None
         backend = backend or "cuda"
     else:
         cu_q = _cu_seqlens(cu_seqlens_q, seqlens_q, "q")
@@ -561,6 +579,7 @@ def plan(
         seqused_q=None if seqused_q is None else _used(seqused_q, cu_q, "q"),
         seqused_k=None if seqused_k is None else _used(seqused_k, cu_q, "k"),
         page_size=0 if page_size is None else _page_size(page_size),
+        max_len_k=None if max_seqlen_k is None else integer(max_seqlen_k, "max_seqlen_k"),
         user_scheduler=(own.name, own.source, own.like) if own else None,
     )
     _ask_device(request, stream)

@@ -17,9 +17,6 @@ namespace {
   throw std::invalid_argument("plan: " + message);
 }
 
-/// Rows and keys past a tile's end are counted too, in 31 bits.
-constexpr int32_t kMostTokens = std::numeric_limits<int32_t>::max() - 1023;
-
 void check_cu_seqlens(std::span<const int32_t> cu, const char* name) {
   if (cu.empty()) fail(std::string("expected ") + name + " of length batch + 1, got length 0");
   if (cu[0] != 0) {
@@ -64,9 +61,6 @@ void check_serving(const PlanRequest& r) {
          std::to_string(r.page_size));
   }
   const char* const given = r.page_size > 0 ? "page_size" : "seqused_q or seqused_k";
-  if (r.device_lengths) {
-    fail(std::string("expected lengths on the host with ") + given + ", got lengths on the GPU");
-  }
   if (r.pack_sequences.value_or(false)) {
     fail(std::string("expected no pack_sequences=True with ") + given + ", got both");
   }
@@ -75,6 +69,10 @@ void check_serving(const PlanRequest& r) {
 }
 
 void check_request(const PlanRequest& r) {
+  if (r.max_len_k && (*r.max_len_k < 0 || *r.max_len_k > kMostTokens)) {
+    fail("expected max_seqlen_k from 0 to " + std::to_string(kMostTokens) + ", got " +
+         std::to_string(*r.max_len_k));
+  }
   check_cu_seqlens(r.cu_seqlens_q, "cu_seqlens_q");
   check_cu_seqlens(r.cu_seqlens_k, "cu_seqlens_k");
   if (r.cu_seqlens_q.size() != r.cu_seqlens_k.size()) {
@@ -384,7 +382,13 @@ Plan make_plan(PlanRequest r) {
   const double mean_m_blocks = count_work(r, spec, plan);
   if (has_list(scheduler)) plan.order = r.order.value_or(backend.best_order(plan, mean_m_blocks));
   if (packing.packed_len > 0) plan.num_records = count_tiles(spec);
-  if (r.device_lengths) plan.num_records = backend.max_records(plan);
+  if (r.device_lengths) {
+    plan.max_len_k = r.max_len_k.value_or(plan.total_k());
+    plan.num_records = backend.max_records(plan);
+  } else if (r.max_len_k && plan.max_len_k > *r.max_len_k) {
+    fail("expected at most max_seqlen_k=" + std::to_string(*r.max_len_k) +
+         " keys in a sequence, got " + std::to_string(plan.max_len_k));
+  }
   const int64_t num_tiles = plan.num_records;
   const Splitting splitting = choose_splitting(r, spec, target, plan);
   if (splitting.splits()) plan.num_records = count_parts(spec, splitting);

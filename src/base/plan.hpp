@@ -19,11 +19,14 @@ class PlanMemory {
   virtual ~PlanMemory() = default;
 };
 
-/// cu_seqlens in CUDA memory, which the host never reads. The host's copies in PlanRequest and Plan
-/// are stand-ins then: as many sequences and tokens, shared out evenly.
+/// Lengths in CUDA memory, which the host never reads. The host's copies of cu_seqlens in
+/// PlanRequest and Plan are stand-ins then: as many sequences and tokens, shared out evenly; with
+/// pages, as many keys as PlanRequest::max_len_k lets there be.
 struct DeviceLengths {
   const int32_t* cu_seqlens_q;  ///< (batch + 1,)
-  const int32_t* cu_seqlens_k;  ///< (batch + 1,)
+  const int32_t* cu_seqlens_k;  ///< (batch + 1,); null with pages
+  const int32_t* seqused_q;     ///< (batch,), or null: all rows count
+  const int32_t* seqused_k;     ///< (batch,), or null: all keys count. Not null with pages
   int device;
   uint64_t stream;  ///< where the planner is enqueued
 };
@@ -35,6 +38,7 @@ struct PlanRequest {
   std::span<const int32_t> seqused_q = {};  ///< (batch,): rows that count; empty: all
   std::span<const int32_t> seqused_k = {};  ///< (batch,): keys that count; empty: all
   int64_t page_size = 0;  ///< keys lie in pages of so many, and cu_seqlens_k says how many; 0: no
+  std::optional<int32_t> max_len_k = std::nullopt;  ///< of the longest sequence, at most
   int64_t num_heads_q;
   int64_t num_heads_kv;
   int64_t head_dim;
@@ -75,6 +79,7 @@ struct Plan {
   int32_t tile_tokens;  ///< tokens in a full tile
   int32_t tile_heads;   ///< heads that WorkTile::head counts: query heads, or kv heads when packed
   int32_t max_m_blocks = 0;  ///< of the longest sequence
+  /// Keys of the longest sequence; with device_lengths at most.
   int32_t max_len_k = 0;
   int64_t num_records = 0;  ///< m_blocks that exist, over all sequences
   int64_t valid = 0;        ///< tiles with work (a row of queries): num_records * tile_heads

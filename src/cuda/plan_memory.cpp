@@ -86,6 +86,8 @@ ScheduleMemory DevicePlan::lists(const Plan& plan) const {
   if (plan.device_lengths) {
     return {.cu_seqlens_q = plan.device_lengths->cu_seqlens_q,
             .cu_seqlens_k = plan.device_lengths->cu_seqlens_k,
+            .seqused_q = plan.device_lengths->seqused_q,
+            .seqused_k = plan.device_lengths->seqused_k,
             .records = pointer<TileRecord>(layout_.records),
             .planned = pointer<int32_t>(layout_.planned)};
   }
@@ -117,7 +119,10 @@ void DevicePlan::enqueue_planner(const Plan& plan) {
                .batch = plan.batch(),
                .tile_tokens = plan.tile_tokens,
                .block_n = plan.block_n,
-               .mask = plan.mask},
+               .mask = plan.mask,
+               .seqused_q = lengths.seqused_q,
+               .seqused_k = lengths.seqused_k},
+      .max_len_k = plan.max_len_k,
       .order = plan.order,
       .records = pointer<TileRecord>(layout_.records),
       .max_records = max_records,

@@ -36,8 +36,8 @@ namespace {
 using Lengths = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 /// Name, source, and the shipped policy whose Params it takes.
 using UserSchedulerFields = std::tuple<std::string, std::string, std::string>;
-/// Addresses of cu_seqlens_q and cu_seqlens_k, device, stream.
-using DeviceLengthFields = std::tuple<uint64_t, uint64_t, int, uint64_t>;
+/// Addresses of cu_seqlens_q, cu_seqlens_k, seqused_q and seqused_k (0: none), device, stream.
+using DeviceLengthFields = std::tuple<uint64_t, uint64_t, uint64_t, uint64_t, int, uint64_t>;
 /// WalkedTiles.
 using WalkFields = std::tuple<Lengths, Lengths>;
 
@@ -52,6 +52,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
           std::optional<bool> pack_sequences, const std::string& backend,
           std::optional<int> workers, const std::optional<Lengths>& seqused_q,
           const std::optional<Lengths>& seqused_k, int64_t page_size,
+          std::optional<int32_t> max_len_k,
           const std::optional<UserSchedulerFields>& user_scheduler,
           const std::optional<DeviceLengthFields>& device_lengths, const std::string& sycl_kernel,
           std::optional<int32_t> work_groups, std::optional<int32_t> num_splits) {
@@ -61,6 +62,7 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
       .seqused_q = seqused_q ? span_of(*seqused_q) : std::span<const int32_t>{},
       .seqused_k = seqused_k ? span_of(*seqused_k) : std::span<const int32_t>{},
       .page_size = page_size,
+      .max_len_k = max_len_k,
       .num_heads_q = num_heads_q,
       .num_heads_kv = num_heads_kv,
       .head_dim = head_dim,
@@ -85,9 +87,11 @@ Plan plan(const Lengths& cu_seqlens_q, const Lengths& cu_seqlens_k, int64_t num_
         UserScheduler{.name = name, .source = source, .like = *request.scheduler});
   }
   if (device_lengths) {
-    const auto& [cu_q, cu_k, device, stream] = *device_lengths;
+    const auto& [cu_q, cu_k, used_q, used_k, device, stream] = *device_lengths;
     request.device_lengths = {.cu_seqlens_q = reinterpret_cast<const int32_t*>(cu_q),
                               .cu_seqlens_k = reinterpret_cast<const int32_t*>(cu_k),
+                              .seqused_q = reinterpret_cast<const int32_t*>(used_q),
+                              .seqused_k = reinterpret_cast<const int32_t*>(used_k),
                               .device = device,
                               .stream = stream};
   }
@@ -311,9 +315,9 @@ NB_MODULE(_core, m) {
         "scheduler"_a.none(), "order"_a.none(), "pack_gqa"_a.none(), "pack_sequences"_a.none(),
         "backend"_a, "workers"_a.none(), "seqused_q"_a.noconvert().none() = nb::none(),
         "seqused_k"_a.noconvert().none() = nb::none(), "page_size"_a = 0,
-        "user_scheduler"_a.none() = nb::none(), "device_lengths"_a.none() = nb::none(),
-        "sycl_kernel"_a = kSyclKernelNames[0], "work_groups"_a.none() = nb::none(),
-        "num_splits"_a.none() = nb::none());
+        "max_len_k"_a.none() = nb::none(), "user_scheduler"_a.none() = nb::none(),
+        "device_lengths"_a.none() = nb::none(), "sycl_kernel"_a = kSyclKernelNames[0],
+        "work_groups"_a.none() = nb::none(), "num_splits"_a.none() = nb::none());
   m.def("array_info", &array_info, "x"_a, "name"_a, "storage"_a = "", "paged"_a = false);
   m.def("refuse_tracing", &refuse_tracing, "function"_a);
   m.def("suspend_compiler", &suspend_compiler);
@@ -333,6 +337,7 @@ NB_MODULE(_core, m) {
   jit::bind(m);
   cuda::bind(m);
   sycl::bind(m);
+  m.attr("MAX_TOKENS") = kMostTokens;
   m.attr("DTYPES") = names(std::span(kDtypeNames).first<kNumDtypes>());
   m.attr("SCHEDULERS") = names(kSchedulerNames);
   m.attr("ORDERS") = names(kOrderNames);

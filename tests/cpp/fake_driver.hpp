@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
@@ -61,6 +62,8 @@ class Gpu {
     notes_.clear();
   }
   std::atomic<int> allocations = 0;
+  /// Sees the arguments of launches.
+  std::function<void(const LaunchConfig&, void**)> on_launch = nullptr;
 
  private:
   std::mutex mutex_;
@@ -134,7 +137,8 @@ inline Driver make_fake() {
                               unsigned) { return kSuccess; };
   fake.cuLibraryGetKernel = [](Kernel*, Library, const char*) { return kSuccess; };
   fake.cuKernelSetAttribute = [](int, int, Kernel, DeviceHandle) { return kSuccess; };
-  fake.cuLaunchKernelEx = [](const LaunchConfig* config, Kernel, void**, void**) {
+  fake.cuLaunchKernelEx = [](const LaunchConfig* config, Kernel, void** arguments, void**) {
+    if (gpu.on_launch) gpu.on_launch(*config, arguments);
     return gpu.note("launch", config->stream);
   };
   fake.cuTensorMapEncodeTiled = [](void*, int, uint32_t, void*, const uint64_t*, const uint64_t*,

@@ -82,6 +82,8 @@ Plan make_plan(const Options& options = {}) {
   if (options.planner_stream) {
     plan.device_lengths = {.cu_seqlens_q = nullptr,
                            .cu_seqlens_k = nullptr,
+                           .seqused_q = nullptr,
+                           .seqused_k = nullptr,
                            .device = 0,
                            .stream = reinterpret_cast<uint64_t>(options.planner_stream)};
     enqueue_planner(plan);

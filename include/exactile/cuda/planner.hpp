@@ -1,5 +1,5 @@
-// exactile/cuda/planner.hpp - the tile list, written on the device from cu_seqlens that lie there:
-// no host sync, and valid when a CUDA graph replays it with other lengths.
+// exactile/cuda/planner.hpp - the tile list, written on the device from lengths that lie there: no
+// host sync, and valid when a CUDA graph replays it with other lengths.
 //
 // The list holds the records of write_tiles(). A thread finds its record by bisection of the tiles
 // before each sequence, so one long sequence and many short ones take as long. Longest first is a
@@ -47,8 +47,8 @@ struct Tiles {
 /// Some sequences, at most kPlannerRound. Finds their records by the place in the natural order.
 class Chunk {
  public:
-  EXACTILE_DEVICE Chunk(const TileListSpec& spec, SharedStorage& shared)
-      : spec_(spec), shared_(shared) {}
+  EXACTILE_DEVICE Chunk(const PlannerParams& params, SharedStorage& shared)
+      : params_(params), shared_(shared) {}
 
   /// Takes the sequences from `begin`, before `end`.
   EXACTILE_DEVICE void load(int32_t begin, int32_t end) {
@@ -60,10 +60,10 @@ class Chunk {
       const int32_t b = begin + thread() * kPlannerPerThread + j;
       int32_t len = 0;
       if (b < end) {
-        const TileRecord all = sequence_record(spec_, b);
+        const TileRecord all = planned_sequence(params_, b);
         len = all.q_end - all.q_begin;
       }
-      tiles[j] = num_m_blocks(max(0, len), spec_.tile_tokens);
+      tiles[j] = num_m_blocks(max(0, len), params_.spec.tile_tokens);
       sum += tiles[j];
     }
     int32_t position = sum_before(sum, shared_.partial, total_);
@@ -95,18 +95,18 @@ class Chunk {
 #pragma unroll
     for (int32_t j = 0; j < kPlannerPerThread; ++j) {
       const int32_t m_block = at[j] - shared_.before[b[j]];
-      tiles.record[j] = sequence_record(spec_, begin_ + b[j]);
-      tiles.record[j].q_begin += m_block * spec_.tile_tokens;
+      tiles.record[j] = planned_sequence(params_, begin_ + b[j]);
+      tiles.record[j].q_begin += m_block * params_.spec.tile_tokens;
     }
 #pragma unroll
     for (int32_t j = 0; j < kPlannerPerThread; ++j) {
-      const int32_t bin = planner_bin(spec_, tiles.record[j]);
+      const int32_t bin = planner_bin(params_.spec, tiles.record[j]);
       tiles.bin[j] = index + j * kPlannerThreads < total_ ? bin : -1;
     }
   }
 
  private:
-  const TileListSpec& spec_;
+  const PlannerParams& params_;
   SharedStorage& shared_;
   int32_t begin_;  // sequence
   int32_t last_;   // of this chunk
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kPlannerThreads)
     plan_tiles(const __grid_constant__ PlannerParams params) {
   using namespace planner;
   __shared__ SharedStorage shared;
-  ptx::wait_for_previous_grids();  // who writes cu_seqlens, and who still reads the list before
+  ptx::wait_for_previous_grids();  // who writes the lengths, and who still reads the list before
   ptx::grid_dependency_launch();   // the attention kernel may come up; it waits for this one's end
 
   if (thread() < kPlannerBins) shared.count[thread()] = 0;
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kPlannerThreads)
   const int32_t begin = min(block * of_block, params.spec.batch);
   const int32_t end = min(begin + of_block, params.spec.batch);
   const bool sorts = params.order != ListOrder::kNatural;
-  Chunk chunk(params.spec, shared);
+  Chunk chunk(params, shared);
   Tiles tiles;
   int32_t natural = 0;  // place in the natural order
   bool loaded = false;  // the chunk, and all tiles of it, from the pass before

@@ -15,13 +15,21 @@ inline constexpr int32_t kPlannerRound = kPlannerThreads * kPlannerPerThread;
 inline constexpr int32_t kPlannerMaxBlocks = 8;
 
 struct PlannerParams {
-  TileListSpec spec;     ///< cu_seqlens in device memory
+  TileListSpec spec;     ///< cu_seqlens and seqused in device memory
+  int32_t max_len_k;     ///< keys of a sequence that count, at most: tables have pages for so many
   ListOrder order;       ///< not kSequenceMajor; kLongestFirst and kHeadMajor are the same list
   TileRecord* records;   ///< (max_records,)
   int32_t max_records;   ///< max_num_records(); what does not fit is dropped, never written past
   int32_t* num_records;  ///< for CompactList::planned
   int32_t* counter;      ///< ValidOnlyPersistent's, is set to 0; or null
 };
+
+/// sequence_record(), whatever the lengths say with no more than max_len_k keys.
+EXACTILE_HOST_DEVICE constexpr TileRecord planned_sequence(const PlannerParams& params, int32_t b) {
+  TileRecord record = sequence_record(params.spec, b);
+  record.k_len = min(record.k_len, params.max_len_k);
+  return record;
+}
 
 /// Records of any batch of so many query tokens and sequences.
 EXACTILE_HOST_DEVICE constexpr int64_t max_num_records(int64_t total_q, int32_t batch,

@@ -1,0 +1,162 @@
+// tests/cpp/test_cuda_serving.cpp - lengths on a GPU that say which rows and keys count, with a
+// fake driver: what the planner there is told, which records it makes of that, and what kernels are
+// told.
+#include <algorithm>
+#include <cstring>
+#include <exactile/cuda/params.hpp>
+#include <exactile/cuda/planner_params.hpp>
+#include <optional>
+#include <vector>
+
+#include "check.hpp"
+#include "cuda/launch.hpp"
+#include "cuda/plan_memory.hpp"
+#include "fake_driver.hpp"
+#include "jit/cache.hpp"
+
+namespace exactile {
+
+const cuda::Driver& cuda::Driver::get() {
+  static const Driver fake = test::make_fake();
+  return fake;
+}
+
+void cuda::Driver::check(Result result, const char* call) const {
+  if (result != kSuccess) throw std::runtime_error(call);
+}
+
+jit::Found jit::find(const Program& /*program*/, Search /*search*/) {
+  return {.binary = std::make_shared<Binary>(), .origin = Origin::kCompiler};
+}
+
+static bool operator==(const TileRecord& a, const TileRecord& b) {
+  return a.q_begin == b.q_begin && a.q_end == b.q_end && a.k_begin == b.k_begin &&
+         a.k_len == b.k_len;
+}
+
+namespace test {
+namespace {
+
+constexpr int32_t kPageSize = 16, kMaxLenK = 100;
+
+/// In the memory of the fake GPU. Of the last sequence more counts than there is room for.
+struct Lengths {
+  std::vector<int32_t> cu_q{0, 5, 5, 205}, cu_k{0, 40, 47, 347};
+  std::vector<int32_t> used_q{3, 0, 500}, used_k{39, -1, 900};
+};
+
+Plan make_plan(const Lengths& lengths, bool paged, Stream stream) {
+  Plan plan{.cu_seqlens_q = {0, 70, 140, 210},  // stand-ins
+            .cu_seqlens_k = {0, kMaxLenK, 2 * kMaxLenK, 3 * kMaxLenK},
+            .page_size = paged ? kPageSize : 0,
+            .num_heads_q = 1,
+            .num_heads_kv = 1,
+            .head_dim = 64,
+            .head_dim_v = 64,
+            .dtype = Dtype::kBfloat16,
+            .mask = {.left = -1, .right = -1},
+            .scheduler = SchedulerKind::kValidOnlyPersistent,
+            .order = ListOrder::kLongestFirst,
+            .pack_gqa = false,
+            .packed_len = 0,
+            .backend = Backend::kCuda,
+            .sycl_kernel = SyclKernel::kPortable,
+            .workers = 1,
+            .block_m = 192,
+            .block_n = 128,
+            .tile_tokens = 192,
+            .tile_heads = 1};
+  plan.max_len_k = kMaxLenK;
+  plan.num_records = plan.launched = 4;
+  plan.memory = std::make_shared<DevicePlans>();
+  plan.device_lengths = {.cu_seqlens_q = lengths.cu_q.data(),
+                         .cu_seqlens_k = paged ? nullptr : lengths.cu_k.data(),
+                         .seqused_q = lengths.used_q.data(),
+                         .seqused_k = lengths.used_k.data(),
+                         .device = 0,
+                         .stream = reinterpret_cast<uint64_t>(stream)};
+  return plan;
+}
+
+ArrayRef array_of(std::initializer_list<int64_t> shape, Dtype dtype) {
+  alignas(16) static std::byte memory[1];
+  ArrayRef array{.data = memory,
+                 .rank = static_cast<int>(shape.size()),
+                 .shape = {1, 1, 1, 1},
+                 .strides = {1, 1, 1, 1},
+                 .dtype = dtype,
+                 .device = {kDeviceCuda, 0}};
+  std::ranges::copy(shape, array.shape.begin());
+  for (int i = array.rank - 2; i >= 0; --i) {
+    array.strides[i] = array.strides[i + 1] * array.shape[i + 1];
+  }
+  return array;
+}
+
+PrefillArgs make_args(const Plan& plan, Stream stream) {
+  const ArrayRef rows = array_of({210, 1, 64}, plan.dtype);
+  const ArrayRef keys = plan.is_paged() ? array_of({8, kPageSize, 1, 64}, plan.dtype)
+                                        : array_of({347, 1, 64}, plan.dtype);
+  PrefillArgs args{.q = rows, .k = keys, .v = keys, .out = rows, .options = {}};
+  if (plan.is_paged()) args.options.block_table = array_of({3, 7}, Dtype::kInt32);
+  args.options.stream = reinterpret_cast<uint64_t>(stream);
+  return args;
+}
+
+/// The records of sequences as the planner makes them of `params`, against the planner's of the
+/// host, which sees the same lengths, none beyond its room.
+void check_records(const PlannerParams& params, const Lengths& lengths, bool paged) {
+  std::vector<int32_t> within_q, within_k;
+  for (std::size_t b = 0; b < lengths.used_q.size(); ++b) {
+    const int32_t room_k = paged ? kMaxLenK : lengths.cu_k[b + 1] - lengths.cu_k[b];
+    within_q.push_back(std::clamp(lengths.used_q[b], 0, lengths.cu_q[b + 1] - lengths.cu_q[b]));
+    within_k.push_back(std::clamp(lengths.used_k[b], 0, std::min(room_k, kMaxLenK)));
+  }
+  const ScheduleMemory host{.cu_seqlens_q = lengths.cu_q.data(),
+                            .cu_seqlens_k = paged ? nullptr : lengths.cu_k.data(),
+                            .seqused_q = within_q.data(),
+                            .seqused_k = within_k.data(),
+                            .records = nullptr};
+  for (int32_t b = 0; b < params.spec.batch; ++b) {
+    const TileRecord got = planned_sequence(params, b), want = sequence_record(host, b);
+    EXACTILE_CHECK(got == want, "sequence " << b << ", paged " << paged << ": rows " << got.q_begin
+                                            << " to " << got.q_end << ", " << got.k_len << " keys");
+  }
+}
+
+void check_used_lengths_on_the_device(bool paged) {
+  StreamTag stream{"s1"};
+  const Lengths lengths;
+  const Plan plan = make_plan(lengths, paged, &stream);
+  std::optional<PlannerParams> planner;
+  std::optional<PrefillParams> kernel;
+  gpu.on_launch = [&](const LaunchConfig&, void** arguments) {
+    if (!planner) {
+      planner = *static_cast<const PlannerParams*>(arguments[0]);
+    } else {
+      kernel = *static_cast<const PrefillParams*>(arguments[3]);  // behind the tensor maps
+    }
+  };
+  enqueue_planner(plan);
+  cuda::launch(plan, make_args(plan, &stream));
+  gpu.on_launch = nullptr;
+  EXACTILE_CHECK(planner && kernel, "launches");
+  if (!planner || !kernel) return;
+  EXACTILE_CHECK(planner->spec.batch == 3 && planner->max_records == 4, planner->max_records);
+  EXACTILE_CHECK(planner->max_len_k == kMaxLenK, planner->max_len_k);
+  check_records(*planner, lengths, paged);
+  EXACTILE_CHECK(kernel->cu_seqlens_q == lengths.cu_q.data(), "cu_seqlens_q");
+  EXACTILE_CHECK(kernel->cu_seqlens_k == (paged ? nullptr : lengths.cu_k.data()), "cu_seqlens_k");
+  EXACTILE_CHECK(kernel->pages.page_size == (paged ? kPageSize : 0), kernel->pages.page_size);
+  EXACTILE_CHECK(kernel->pages.num_pages == (paged ? 8 : 0), kernel->pages.num_pages);
+}
+
+}  // namespace
+}  // namespace test
+}  // namespace exactile
+
+int main() {
+  using namespace exactile::test;
+  for (const bool paged : {false, true}) check_used_lengths_on_the_device(paged);
+  return report();
+}
