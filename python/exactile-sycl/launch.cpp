@@ -144,6 +144,14 @@ Status is_reachable(const Queue* queue, const void* pointer, bool* reachable) {
   });
 }
 
+Status read_memory(const Queue* queue, const void* from, std::size_t bytes, void* to) {
+  return status_of([&] {
+    ::sycl::queue reader = at(queue);
+    reader.wait();
+    reader.memcpy(to, from, bytes).wait();
+  });
+}
+
 void free_memory(DeviceMemory* memory) {
   if (memory->data) ::sycl::free(memory->data, memory->context);
   for (const Counter& counter : memory->counters) ::sycl::free(counter.data, memory->context);
@@ -198,6 +206,7 @@ constexpr RuntimeTable kTable{.version = kTableVersion,
                               .was_forked = was_forked,
                               .place_of = place_of,
                               .is_reachable = is_reachable,
+                              .read_memory = read_memory,
                               .make_memory = make_memory,
                               .free_memory = free_memory,
                               .address_of = address_of,

@@ -9,7 +9,7 @@
 namespace exactile::sycl {
 
 /// To be raised by every change of what follows.
-inline constexpr uint32_t kTableVersion = 2;
+inline constexpr uint32_t kTableVersion = 3;
 /// Name of the capsule that holds a RuntimeTable's address.
 inline constexpr const char* kTableCapsule = "exactile_sycl.table";
 
@@ -56,6 +56,8 @@ struct RuntimeTable {
   Status (*place_of)(const Queue* queue, const Place** place);
   /// Whether a pointer can be used in a queue's context.
   Status (*is_reachable)(const Queue* queue, const void* pointer, bool* reachable);
+  /// Returns when all that was submitted to the queue is done, and the data is there.
+  Status (*read_memory)(const Queue* queue, const void* from, std::size_t bytes, void* to);
   /// Returns when the data is there.
   Status (*make_memory)(const Queue* queue, const void* data, std::size_t bytes,
                         DeviceMemory** memory);

@@ -195,7 +195,7 @@ def varlen_prefill(
     if backend == own == "sycl":
         stream = _sycl.queue_of(q, stream)
     if paged and max_seqlen_k is None and backend_of(cu_seqlens_q) == "cuda":
-        max_seqlen_k = _room(options["block_table"], shape_k[1])
+        max_seqlen_k = _keys_of_table(options["block_table"], shape_k[1])
     planned = plan(
         cu_seqlens_q,
         cu_seqlens_k,
@@ -224,7 +224,7 @@ def varlen_prefill(
     return planned.run(q, k, v, out=out, return_lse=return_lse, stream=stream, **options)
 
 
-def _room(block_table: Any, page_size: int) -> int:
-    """Keys of a sequence that a table has pages for; 0 for what is none, which the run refuses."""
+def _keys_of_table(block_table: Any, page_size: int) -> int:
+    """Keys of the longest sequence that fits; 0 for another rank, which the run refuses."""
     shape = tuple(getattr(block_table, "shape", ()))
     return min(int(shape[1]) * page_size, _core.MAX_TOKENS) if len(shape) == 2 else 0

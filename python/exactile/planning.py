@@ -524,8 +524,8 @@ def plan(
     `cu_seqlens_q`, and with it `cu_seqlens_k`, `seqused_q` and `seqused_k`, may be in GPU memory
     (int32, contiguous). The host does not read them: the list is made on the GPU, on `stream`,
     without a wait on the host. `launched` and `num_records` are bounds then, and work is not
-    counted. Used lengths beyond their room count as all of it. Captured in a CUDA graph the list is
-    made anew by every replay. The plan keeps the arrays alive.
+    counted. Used lengths larger than their sequence count as all of it. Captured in a CUDA graph
+    the list is made anew by every replay. The plan keeps the arrays alive.
     """
     _core.refuse_tracing("plan")
     lengths = None

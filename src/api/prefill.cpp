@@ -1,9 +1,12 @@
 // src/api/prefill.cpp - checks a run's arguments against its plan, then calls the backend.
 #include "api/prefill.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
+#include <string_view>
 
 #include "api/array_checks.hpp"
 #include "api/backends.hpp"
@@ -131,6 +134,22 @@ void check_options(const Plan& plan, const RunOptions& options, const Device& de
   }
 }
 
+/// EXACTILE_CHECK, read once. Not a static of the function: a process that forks meanwhile
+/// would leave the guard of that locked in its child.
+bool is_check_asked_for() {
+  static constinit std::atomic<int> known{-1};
+  if (known < 0) {
+    const char* const wanted = std::getenv("EXACTILE_CHECK");
+    const std::string_view text = wanted ? wanted : "";
+    if (!text.empty() && text != "0" && text != "1") {
+      throw std::invalid_argument("EXACTILE_CHECK: expected 0 or 1, got '" + std::string(text) +
+                                  "'");
+    }
+    known = text == "1";
+  }
+  return known > 0;
+}
+
 }  // namespace
 
 void check_memory(const Plan& plan, const Device& device) {
@@ -166,7 +185,9 @@ void check_args(const Plan& plan, const PrefillArgs& args) {
 }
 
 void run_plan(const Plan& plan, const PrefillArgs& args) {
-  backend_of(plan.backend).launch(plan, args);
+  const BackendInterface& backend = backend_of(plan.backend);
+  if (plan.is_paged() && is_check_asked_for()) backend.check_pages(plan, args);
+  backend.launch(plan, args);
 }
 
 }  // namespace exactile

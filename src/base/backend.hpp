@@ -62,6 +62,10 @@ class BackendInterface {
   /// (Plan::user_scheduler); or empty.
   virtual std::string refuse(const Plan& /*plan*/, const PrefillArgs& /*args*/) const { return {}; }
 
+  /// Called under EXACTILE_CHECK=1, before launch(): throws std::invalid_argument for a number of
+  /// no page in a block table, where launch() does not.
+  virtual void check_pages(const Plan& /*plan*/, const PrefillArgs& /*args*/) const {}
+
   /// Computes, or enqueues on args.options.stream, what has passed check_args().
   virtual void launch(const Plan& plan, const PrefillArgs& args) const = 0;
 

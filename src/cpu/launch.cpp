@@ -21,6 +21,7 @@
 #endif
 
 #include "base/launch_params.hpp"
+#include "base/used_pages.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/thread_pool.hpp"
 
@@ -171,7 +172,6 @@ struct UsedPages {
   UsedPages(const Plan& plan, const PrefillArgs& args) {
     if (!plan.is_paged()) return;
     const ArrayRef& table = *args.options.block_table;
-    const int64_t num_pages = args.k.shape[0];
     row_stride = ceil_div(plan.max_len_k, plan.page_size);
     pages.resize(plan.batch() * row_stride);
     for (int32_t b = 0; b < plan.batch(); ++b) {
@@ -179,14 +179,7 @@ struct UsedPages {
       const auto* const from = static_cast<const int32_t*>(table.data) + b * table.strides[0];
       int32_t* const to = pages.data() + b * row_stride;
       std::copy_n(from, used, to);
-      const auto* const wrong =
-          std::find_if(to, to + used, [&](int32_t page) { return page < 0 || page >= num_pages; });
-      if (wrong == to + used) continue;
-      throw std::invalid_argument("varlen_prefill: expected block_table of pages from 0 to " +
-                                  std::to_string(num_pages - 1) + ", of which k and v have " +
-                                  std::to_string(num_pages) + ", got " + std::to_string(*wrong) +
-                                  " at index (" + std::to_string(b) + ", " +
-                                  std::to_string(wrong - to) + ")");
+      check_page_numbers({to, static_cast<std::size_t>(used)}, b, args.k.shape[0]);
     }
   }
 };

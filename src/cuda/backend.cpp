@@ -4,6 +4,7 @@
 #include <exactile/cuda/planner_params.hpp>
 
 #include "cuda/launch.hpp"
+#include "cuda/page_check.hpp"
 #include "cuda/plan_memory.hpp"
 #include "cuda/rows.hpp"
 
@@ -65,6 +66,10 @@ class CudaBackend final : public BackendInterface {
 
   std::string refuse(const Plan& plan, const PrefillArgs& args) const override {
     return refusal(plan, args);
+  }
+
+  void check_pages(const Plan& plan, const PrefillArgs& args) const override {
+    cuda::check_pages(plan, args);
   }
 
   void launch(const Plan& plan, const PrefillArgs& args) const override {

@@ -69,6 +69,7 @@ struct LaunchConfig {
   X(cuMemHostAlloc, 2020, (void**, std::size_t, unsigned))                           \
   X(cuMemFreeHost, 2000, (void*))                                                    \
   X(cuMemcpyHtoDAsync, 3020, (DevicePtr, const void*, std::size_t, Stream))          \
+  X(cuMemcpyDtoHAsync, 3020, (void*, DevicePtr, std::size_t, Stream))                \
   X(cuMemsetD32Async, 3020, (DevicePtr, unsigned, std::size_t, Stream))              \
   X(cuStreamCreate, 2000, (Stream*, unsigned))                                       \
   X(cuStreamGetId, 12000, (Stream, unsigned long long*))                             \

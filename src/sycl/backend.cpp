@@ -47,6 +47,10 @@ class SyclBackend final : public BackendInterface {
     return std::make_shared<DevicePlans>();
   }
 
+  void check_pages(const Plan& plan, const PrefillArgs& args) const override {
+    sycl::check_pages(plan, args);
+  }
+
   void launch(const Plan& plan, const PrefillArgs& args) const override {
     sycl::launch(plan, args);
   }

@@ -4,6 +4,7 @@
 #include <exactile/sycl/params.hpp>
 #include <exactile/sycl/xmx/traits.hpp>
 
+#include "base/used_pages.hpp"
 #include "sycl/loaded_kernels.hpp"
 #include "sycl/plan_memory.hpp"
 #include "sycl/reachable.hpp"
@@ -75,6 +76,15 @@ std::string refusal(const Plan& plan, const PrefillArgs& args) {
     if (refused.empty() && array) refused = refuse_context(queue, name, *array);
   }
   return refused;
+}
+
+void check_pages(const Plan& plan, const PrefillArgs& args) {
+  if (plan.launched == 0) return;
+  const RuntimeTable& table = runtime();
+  const Queue* const queue = queue_at(args.options.stream);
+  check_used_pages(plan, args, plan.seqused_k, [&](void* to, const void* from, std::size_t bytes) {
+    check(table, table.read_memory(queue, from, bytes, to));
+  });
 }
 
 std::string schedule(const Plan& plan, const ScheduleMemory& lists) {

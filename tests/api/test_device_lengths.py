@@ -1,4 +1,4 @@
-"""Lengths on a GPU: what stands in for them on the host, and what is refused without asking it."""
+"""Lengths on a GPU: their stand-ins on the host, and errors that need no driver."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_the_longest_sequence_of_lengths_on_the_host(backend):
     ],
 )
 def test_what_a_call_takes_for_the_longest(monkeypatch, table, given, want):
-    """What the columns of the table have room for; who is given no table has the run refuse it."""
+    """As many keys as the table's columns have pages for; 0 without a table of rank 2."""
 
     class Asked(Exception):
         pass

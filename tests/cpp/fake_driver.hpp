@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
@@ -112,6 +113,10 @@ inline Driver make_fake() {
   fake.cuMemcpyHtoDAsync = [](DevicePtr, const void*, std::size_t, Stream stream) {
     return gpu.note("copy", stream);
   };
+  fake.cuMemcpyDtoHAsync = [](void* to, DevicePtr from, std::size_t bytes, Stream stream) {
+    std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
+    return gpu.note("read", stream);
+  };
   fake.cuMemsetD32Async = [](DevicePtr, unsigned, std::size_t, Stream stream) {
     return gpu.note("zero", stream);
   };
@@ -122,6 +127,7 @@ inline Driver make_fake() {
   fake.cuStreamIsCapturing = [](Stream stream, int* status) {
     return *status = stream && stream->capturing, kSuccess;
   };
+  fake.cuStreamSynchronize = [](Stream stream) { return gpu.note("sync", stream); };
   fake.cuStreamWaitEvent = [](Stream stream, Event event, unsigned) {
     return gpu.note("wait", stream, event);
   };

@@ -13,7 +13,7 @@ from cases import LENS_K, LENS_Q, MASKS, Batch, assert_same_bits, cumulate, make
 from cuda_device import needs_gpu, to_numpy, torch
 from cuda_serving import serve, there
 from exactile import _core
-from serving import SENTINEL, counted, in_pages, with_features, with_room
+from serving import SENTINEL, counted, in_pages, with_features, with_used_lengths
 
 pytestmark = needs_gpu
 
@@ -49,16 +49,16 @@ def check_same_bits(batch: Batch, on: Batch, **options) -> None:
 @pytest.mark.parametrize("sides", ["q", "k", "qk"])
 def test_used_lengths(family, mask, sides):
     batch = make_batch(LENS_Q, LENS_K, dtype="bfloat16", **MASKS[mask])
-    batch = with_room(batch, sides)
+    batch = with_used_lengths(batch, sides)
     check_same_bits(batch, planned_there(batch))
 
 
 @pytest.mark.parametrize("order", [x for x in _core.ORDERS if x != "sequence_major"])
 @pytest.mark.parametrize("page_size", [3, 16, 64])
 def test_pages(family, order, page_size):
-    """A call takes for the longest what its table has columns for."""
+    """Without max_seqlen_k: as many keys as the table's columns have pages for."""
     batch = make_batch([300, 0, 31, 1, 700], [400, 3, 700, 513, 700], dtype="bfloat16", causal=True)
-    batch = in_pages(with_room(batch, "q"), page_size)
+    batch = in_pages(with_used_lengths(batch, "q"), page_size)
     for scheduler in "auto", "ValidOnlyIndividual", "ValidOnlyPersistent":
         check_same_bits(batch, planned_there(batch), order=order, scheduler=scheduler)
 
@@ -75,15 +75,15 @@ def test_with_all_features(family, mask, paged):
 @pytest.mark.parametrize("paged", [False, True])
 def test_more_sequences_than_a_block_of_the_planner_takes(family, paged):
     batch = make_batch([3, 200, 0, 17] * 900, dtype="float16", heads=(2, 2), causal=True)
-    batch = with_room(batch, "qk")
+    batch = with_used_lengths(batch, "qk")
     batch = in_pages(batch, 16) if paged else batch
     check_same_bits(batch, planned_there(batch))
 
 
 @pytest.mark.parametrize("used", [1 << 30, 2**31 - 1])
 @pytest.mark.parametrize("paged", [False, True])
-def test_more_than_there_is_room_for(family, paged, used):
-    """Counts as all of the room: with pages max_seqlen_k, past which no column is read."""
+def test_used_lengths_that_are_too_large(family, paged, used):
+    """Count as the whole sequence: with pages max_seqlen_k, past which no column is read."""
     batch = make_batch([40, 7], [100, 100], dtype="bfloat16", causal=True)
     batch = (
         in_pages(batch, 20)
@@ -119,8 +119,8 @@ def test_too_few_columns(family):
     on = planned_there(batch)
     columns = on.serving["block_table"].shape[1]
     lengths = dict(seqused_k=on.serving["seqused_k"], total_q=10, page_size=16)
-    for room, fits in ((16 * columns, True), (16 * columns + 1, False)):
-        plan = exactile.plan(on.cu_q, **lengths, **PLAN, max_seqlen_k=room)
+    for most_keys, fits in ((16 * columns, True), (16 * columns + 1, False)):
+        plan = exactile.plan(on.cu_q, **lengths, **PLAN, max_seqlen_k=most_keys)
         if fits:
             plan.run(on.q, on.k, on.v, block_table=on.serving["block_table"])
             continue
@@ -167,14 +167,14 @@ def test_a_graph_replays_with_other_used_lengths_and_another_table(family):
     first, second = (
         cache_of(lengths, i) for i, lengths in enumerate(([70, 200, 33], [1, 37, 300]))
     )
-    columns, room = 24, 320
+    columns, most_keys = 24, 320
     q = torch.full((50, 4, 64), torch.nan).bfloat16().cuda()
     k, v = (torch.zeros(40, 16, 2, 64).bfloat16().cuda() for _ in "kv")
     cu, used_q, used_k = int32([0, 1, 38, 39]), int32([0, 0, 0]), int32([0, 0, 0])
     table, out = int32(np.zeros((3, columns))), torch.empty_like(q)
 
     def planned():
-        lengths = dict(seqused_q=used_q, seqused_k=used_k, total_q=50, max_seqlen_k=room)
+        lengths = dict(seqused_q=used_q, seqused_k=used_k, total_q=50, max_seqlen_k=most_keys)
         return exactile.plan(cu, **lengths, **PLAN, page_size=16)
 
     def fill(batch: Batch, rows: list[int]) -> None:
@@ -229,13 +229,18 @@ def test_a_plan_keeps_its_lengths(family):
     batch = make_batch([5, 9], [40, 20], dtype="bfloat16", causal=True)
     on = there(in_pages(batch, 16))
     table, out = on.serving["block_table"], torch.empty_like(on.q)
-    room = 16 * table.shape[1]
+    most_keys = 16 * table.shape[1]
     want = to_numpy(on.run(num_splits=1)[0])
     lengths = [int32(cumulate([5, 9])), int32([40, 20])]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         plan = exactile.plan(
-            lengths[0], seqused_k=lengths[1], page_size=16, total_q=14, max_seqlen_k=room, **PLAN
+            lengths[0],
+            seqused_k=lengths[1],
+            page_size=16,
+            total_q=14,
+            max_seqlen_k=most_keys,
+            **PLAN,
         )
         plan.run(on.q, on.k, on.v, out=out, block_table=table)
     lengths.clear()
