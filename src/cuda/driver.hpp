@@ -29,7 +29,7 @@ inline constexpr int kCaptureModeRelaxed = 2;
 inline constexpr int kCaptureStatusNone = 0;
 inline constexpr int kTensorMapFloat16 = 6, kTensorMapBfloat16 = 9;
 inline constexpr int kTensorMapInterleaveNone = 0, kTensorMapSwizzle64B = 2,
-                     kTensorMapSwizzle128B = 3, kTensorMapL2Promotion256B = 3,
+                     kTensorMapSwizzle128B = 3, kTensorMapL2PromotionNone = 0,
                      kTensorMapFillZeros = 0;
 
 struct LaunchAttribute {

@@ -69,7 +69,7 @@ static_assert(kTensorMapBfloat16 == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16);
 static_assert(kTensorMapInterleaveNone == CU_TENSOR_MAP_INTERLEAVE_NONE);
 static_assert(kTensorMapSwizzle64B == CU_TENSOR_MAP_SWIZZLE_64B);
 static_assert(kTensorMapSwizzle128B == CU_TENSOR_MAP_SWIZZLE_128B);
-static_assert(kTensorMapL2Promotion256B == CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+static_assert(kTensorMapL2PromotionNone == CU_TENSOR_MAP_L2_PROMOTION_NONE);
 static_assert(kTensorMapFillZeros == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
 static_assert(alignof(TensorMap) >= 64);  // what cuTensorMapEncodeTiled asks for
