@@ -100,6 +100,7 @@ std::string Device::architecture(Family family) const {
 
 const LoadedKernel& Device::kernel(const AnySpec& spec) {
   return kernels_.get(spec, [&] {
+    const RelaxedCapture relaxed;  // the first run may be captured
     const auto* const prefill = std::get_if<KernelSpec>(&spec);
     const Family of = prefill ? prefill->family : family();
     return load(make_program(spec, architecture(of)), shape_of(spec));

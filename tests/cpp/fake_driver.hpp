@@ -76,6 +76,7 @@ class Gpu {
 inline Gpu gpu;
 inline StreamTag side_stream{.name = "side"};
 inline thread_local Context current_context = nullptr;
+inline thread_local int capture_mode = 0;  // global
 
 inline Driver make_fake() {
   Driver fake;
@@ -131,7 +132,9 @@ inline Driver make_fake() {
   fake.cuStreamWaitEvent = [](Stream stream, Event event, unsigned) {
     return gpu.note("wait", stream, event);
   };
-  fake.cuThreadExchangeStreamCaptureMode = [](int*) { return kSuccess; };
+  fake.cuThreadExchangeStreamCaptureMode = [](int* mode) {
+    return std::swap(*mode, capture_mode), kSuccess;
+  };
   fake.cuEventCreate = [](Event* event, unsigned) { return *event = gpu.make_event(), kSuccess; };
   fake.cuEventQuery = [](Event event) { return event->is_over ? kSuccess : kErrorNotReady; };
   fake.cuEventRecord = [](Event event, Stream stream) {
@@ -139,8 +142,12 @@ inline Driver make_fake() {
     return gpu.note("record", stream, event);
   };
   fake.cuEventSynchronize = [](Event event) { return gpu.note("sync", nullptr, event); };
+  // As if a stream were captured, which others than relaxed threads may not disturb.
   fake.cuLibraryLoadData = [](Library*, const void*, int*, void**, unsigned, int*, void**,
-                              unsigned) { return kSuccess; };
+                              unsigned) {
+    constexpr Result kErrorStreamCaptureUnsupported = 900;
+    return capture_mode == kCaptureModeRelaxed ? kSuccess : kErrorStreamCaptureUnsupported;
+  };
   fake.cuLibraryGetKernel = [](Kernel*, Library, const char*) { return kSuccess; };
   fake.cuKernelSetAttribute = [](int, int, Kernel, DeviceHandle) { return kSuccess; };
   fake.cuLaunchKernelEx = [](const LaunchConfig* config, Kernel, void** arguments, void**) {
