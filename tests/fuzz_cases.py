@@ -126,7 +126,7 @@ def _draw_options(rng, pick, backend: str, serving: dict[str, Any]) -> dict[str,
         options["workers"] = int(rng.integers(1, 4))
     elif options["scheduler"] == "auto" and pick([False, True]):
         options["num_splits"] = pick([1, 2, 5])
-    elif options["scheduler"] != "Individual" and not {"room", "page_size"} & serving.keys():
+    elif options["scheduler"] != "Individual" and not {"used", "page_size"} & serving.keys():
         options["pack_sequences"] = pick([None, False])
     return options
 
