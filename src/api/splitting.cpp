@@ -11,7 +11,8 @@ namespace {
 /// What a tile costs, in key blocks.
 struct TileCost {
   int32_t blocks;
-  double per_part;  ///< its begin and end, and its partial result, written and read
+  double overhead;  ///< of its begin and end
+  double partial;   ///< of a partial result, written and read
 };
 
 /// The time of all tiles, in key blocks: that of the longest part where every part has a worker of
@@ -22,9 +23,10 @@ double modelled_time(const std::vector<TileCost>& tiles, int64_t tile_heads,
   int64_t parts = 0;
   for (const TileCost& tile : tiles) {
     const int32_t of_tile = splitting.parts(tile.blocks);
-    const double part = static_cast<double>(ceil_div(tile.blocks, of_tile)) + tile.per_part;
+    const double per_part = tile.overhead + (of_tile > 1 ? tile.partial : 0);
+    const double part = static_cast<double>(ceil_div(tile.blocks, of_tile)) + per_part;
     longest = std::max(longest, part);
-    work += tile.blocks + of_tile * tile.per_part;
+    work += tile.blocks + of_tile * per_part;
     parts += of_tile;
   }
   if (parts * tile_heads <= workers) return longest;
@@ -42,8 +44,9 @@ Splitting best_splitting(const PlanRequest& r, const TileListSpec& spec, const T
   for_each_tile(spec, [&](const TileRecord& tile) {
     const int32_t tokens = WorkTile{tile, 0}.num_tokens(spec.tile_tokens);
     const double partial = 2 * sizeof(float) * r.head_dim_v * tokens * plan.heads_per_tile();
-    tiles.push_back({num_n_blocks(spec, tile),
-                     1.0 * target.tile_overhead_keys / spec.block_n + partial / block_bytes});
+    tiles.push_back({.blocks = num_n_blocks(spec, tile),
+                     .overhead = 1.0 * target.tile_overhead_keys / spec.block_n,
+                     .partial = partial / block_bytes});
     longest = std::max(longest, tiles.back().blocks);
   });
   constexpr double kMergeBlocks = 6;  // the launch that merges

@@ -87,6 +87,13 @@ def test_unasked_where_there_are_few_tiles():
         assert "split keys" not in made.summary()
 
 
+def test_partial_results_count_where_there_are_some():
+    """Of whole tiles of 192 rows they cost nothing: split, these would take longer."""
+    options = dict(num_heads_q=8, num_heads_kv=8, pack_sequences=False)
+    assert plan([192], [1024], **options).num_splits == 1
+    assert plan([192], [8192], **options).num_splits > 1
+
+
 def test_not_unasked_with_a_scheduler_of_the_callers():
     for scheduler in exactile.SCHEDULERS:
         assert plan([1], [131072], scheduler=scheduler).num_splits == 1
