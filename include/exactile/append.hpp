@@ -51,4 +51,16 @@ EXACTILE_HOST_DEVICE void append_columns(const AppendTensor& tensor, int64_t tok
   }
 }
 
+/// Writes a row of K and of V, where the token has a slot; `lane`: the worker's, one of
+/// Lanes::kStep.
+template <class Lanes, class From, class To>
+EXACTILE_HOST_DEVICE void append_row(const AppendParams& params, int64_t token, int64_t head,
+                                     int64_t lane) {
+  const int64_t slot = params.slot(token);
+  if (slot < 0) return;
+  const int64_t page = slot / params.page_size, row = slot % params.page_size;
+  append_columns<Lanes, From, To>(params.k, token, head, page, row, lane, params.k.head_dim);
+  append_columns<Lanes, From, To>(params.v, token, head, page, row, lane, params.v.head_dim);
+}
+
 }  // namespace exactile

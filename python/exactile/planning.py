@@ -573,12 +573,12 @@ def plan(
         pack_sequences=None
         if pack_sequences is None
         else boolean(pack_sequences, "pack_sequences"),
-        num_splits=None if num_splits is None else _num_splits(num_splits),
+        num_splits=None if num_splits is None else _at_least_one(num_splits, "num_splits"),
         backend="cpu" if backend is None else one_of(backend, "backend"),
         workers=None if workers is None else integer(workers, "workers"),
         seqused_q=None if seqused_q is None else _used(seqused_q, cu_q, "q"),
         seqused_k=None if seqused_k is None else _used(seqused_k, cu_q, "k"),
-        page_size=0 if page_size is None else _page_size(page_size),
+        page_size=0 if page_size is None else _at_least_one(page_size, "page_size"),
         max_len_k=None if max_seqlen_k is None else integer(max_seqlen_k, "max_seqlen_k"),
         user_scheduler=(own.name, own.source, own.like) if own else None,
     )
@@ -626,18 +626,11 @@ def _ask_device(request: dict[str, Any], stream: Any) -> None:
         refuse_stream(stream, "plan")
 
 
-def _num_splits(value: Any) -> int:
-    num_splits = integer(value, "num_splits")
-    if num_splits < 1:
-        raise ValueError(f"plan: expected num_splits >= 1, got {num_splits}")
-    return num_splits
-
-
-def _page_size(value: Any) -> int:
-    page_size = integer(value, "page_size")
-    if page_size < 1:
-        raise ValueError(f"plan: expected page_size >= 1, got {page_size}")
-    return page_size
+def _at_least_one(value: Any, name: str) -> int:
+    number = integer(value, name)
+    if number < 1:
+        raise ValueError(f"plan: expected {name} >= 1, got {number}")
+    return number
 
 
 def _used(seqused: Any, cu_seqlens_q: npt.NDArray[np.int32], side: str) -> npt.NDArray[np.int32]:

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exactile/cuda/rows.hpp>
 #include <limits>
+#include <span>
 #include <stdexcept>
 
 #include "cuda/device.hpp"
@@ -26,10 +27,10 @@ class UploadedSlots {
   UploadedSlots(Device& device, const std::vector<int64_t>& slots, Stream stream)
       : device_(device),
         stream_(stream),
-        block_(device.acquire(slots.size() * sizeof slots[0])),
+        block_(device.acquire(std::span(slots).size_bytes())),
         done_(device.make_event()) {
-    const std::size_t bytes = slots.size() * sizeof slots[0];
-    if (bytes > 0) std::memcpy(block_.host, slots.data(), bytes);
+    const std::size_t bytes = std::span(slots).size_bytes();
+    std::memcpy(block_.host, slots.data(), bytes);
     EXACTILE_DRIVER_CALL(Driver::get(), cuMemcpyHtoDAsync, block_.device, block_.host, bytes,
                          stream);
   }

@@ -12,13 +12,7 @@ SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::nd_range_kernel<1>
 SYCL_EXT_ONEAPI_FUNCTION_PROPERTY((ext::oneapi::experimental::sub_group_size<Rows::kSubGroup>))
 EXACTILE_HOST_DEVICE void append_kernel(AppendParams params, Rows rows) {
   const RowOfSubGroup at(rows, params.num_heads);
-  const int64_t slot = at.exists ? params.slot(at.token) : -1;
-  if (slot < 0) return;
-  const int64_t page = slot / params.page_size, row = slot % params.page_size;
-  append_columns<RowLanes, From, To>(params.k, at.token, at.head, page, row, at.lane,
-                                     params.k.head_dim);
-  append_columns<RowLanes, From, To>(params.v, at.token, at.head, page, row, at.lane,
-                                     params.v.head_dim);
+  if (at.exists) append_row<RowLanes, From, To>(params, at.token, at.head, at.lane);
 }
 
 }  // namespace exactile::sycl

@@ -14,8 +14,8 @@ namespace exactile::cuda::sm90 {
 struct PagedMatrix {
   const TensorMap& map;
   int64_t *full, *empty;  ///< (kStages,) barriers
-  ptx::uint32_t first,
-      bytes;  ///< address of the first stage in shared memory, and from one to next
+  ptx::uint32_t first;    ///< address of the first stage in shared memory
+  ptx::uint32_t bytes;    ///< from a stage to the next
 };
 
 /// Loads K, or V, of kColumns columns; by one warp.
