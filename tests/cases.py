@@ -143,6 +143,15 @@ def assert_same_bits(a, b):
     assert different.size == 0, f"{different.size} bytes differ, first at {different[:4]}"
 
 
+def place_in_whole(x: np.ndarray) -> tuple[np.ndarray, list[int], int]:
+    """The array that `x` is a view of, and strides and offset of `x` there, in elements."""
+    whole = x
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    steps = [stride // x.itemsize for stride in x.strides]
+    return whole, steps, (x.ctypes.data - whole.ctypes.data) // x.itemsize
+
+
 def check_any_place_of_a_batch(run, dtype):
     """A sequence alone, and in any place of a batch, has the same bits; run(batch): (out, lse)."""
     lengths = [200, 33, 129, 5]

@@ -6,22 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from cases import Batch, assert_same_bits
+from cases import Batch, place_in_whole
 from cuda_device import to_gpu, to_numpy, torch
-from serving import SENTINEL, lengths, tokens
-
-ALL = ["window", "wide softcap", "sinks", "alibi of sequences", "seqused_q", "seqused_k", "padding"]
-PAGES = "pages of 16, side by side"
-"""Features of serving.py."""
+from serving import SENTINEL, check_untouched
 
 
 def put_view(x: np.ndarray):
     """`x` where it lies in the array that it is a view of, which `to_gpu` makes dense."""
-    whole = x
-    while isinstance(whole.base, np.ndarray):
-        whole = whole.base
-    at = (x.ctypes.data - whole.ctypes.data) // x.itemsize
-    steps = [stride // x.itemsize for stride in x.strides]
+    whole, steps, at = place_in_whole(x)
     return to_gpu(whole).flatten().as_strided(x.shape, steps, at)
 
 
@@ -43,12 +35,5 @@ def serve(batch: Batch, **options) -> tuple[np.ndarray, np.ndarray]:
     out = torch.full((*batch.q.shape[:2], batch.v.shape[-1]), SENTINEL, dtype=on.q.dtype).cuda()
     _, lse = on.run(out=out, **options)
     result = to_numpy(out)
-    untouched = np.ones(len(result), bool)
-    untouched[tokens(*lengths(batch)[:2])] = False
-    assert (result[untouched] == SENTINEL).all(), "a row that does not count was written"
+    check_untouched(batch, result)
     return result, to_numpy(lse)
-
-
-def assert_same_results(got, want):
-    for x, y in zip(got, want, strict=True):
-        assert_same_bits(x, y)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cases import DTYPES, Batch, cumulate
+from cases import DTYPES, Batch, assert_same_bits, cumulate
 
 SHAPES = [(1, 1, 64), (37, 3, 128), (16, 2, 100), (5, 4, 256), (3, 2, 1)]
 """(total_q, num_heads, head_dim_v)."""
@@ -57,6 +57,36 @@ def check_merged(got, outs, lses):
     smallest = {"float32": 1e-38, "float16": 2**-24, "bfloat16": 1e-38}[out.dtype.name]
     allowed = unit * np.abs(want) + 1e-6 * len(outs) * np.max(looked_at, axis=0) + smallest
     assert (np.abs(out.astype(np.float64) - want) <= allowed).all()
+
+
+def check_against_float64(merge, shape, num_parts, dtype):
+    """Of parts that saw no key for some rows, and hold NaN there; merge(outs, lses): (out, lse)."""
+    outs, lses = draw_parts(shape, num_parts, dtype)
+    rng = np.random.default_rng(1)
+    for x, lse in zip(outs, lses, strict=True):
+        unseen = rng.random(lse.shape) < 0.3
+        lse[unseen] = -np.inf
+        x[unseen.T] = np.nan
+    got = merge(outs, lses)
+    check_merged(got, outs, lses)
+    seen_once = sum(np.isfinite(x).astype(int) for x in lses) == 1
+    for x, lse in zip(outs, lses, strict=True):
+        rows = seen_once & np.isfinite(lse)
+        assert_same_bits(got[0][rows.T], x[rows.T])
+        assert_same_bits(got[1][rows], lse[rows])
+
+
+def check_a_sum_that_is_no_number(merge, value):
+    """It makes its row NaN, and no other."""
+    outs, lses = draw_parts((6, 2, 64), 3, "bfloat16")
+    want, want_lse = merge(outs, lses)
+    lses[1][1, 3] = value
+    out, lse = merge(outs, lses)
+    assert np.isnan(out[3, 1].astype(np.float32)).all()
+    assert np.isnan(lse[1, 3])
+    out[3, 1], lse[1, 3] = want[3, 1], want_lse[1, 3]
+    assert_same_bits(out, want)
+    assert_same_bits(lse, want_lse)
 
 
 def split_attention(batch: Batch, num_parts: int):

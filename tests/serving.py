@@ -6,13 +6,14 @@ is asked for) in all that does not, so that its results can be compared with tho
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from cases import Batch, cumulate
+from cases import Batch, assert_same_bits, cumulate, make_batch
 from exactile.tools.reference import Lengths, lengths_of
 
 SENTINEL = 7
@@ -47,10 +48,21 @@ def serve(batch: Batch, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     out = np.full((*batch.q.shape[:2], batch.v.shape[-1]), SENTINEL, batch.q.dtype)
     given, lse = batch.run(out=out, **options)
     assert given is out
+    check_untouched(batch, out)
+    return out, lse
+
+
+def check_untouched(batch: Batch, out: np.ndarray) -> None:
+    """Rows that do not count are as they were."""
     untouched = np.ones(len(out), bool)
     untouched[tokens(*lengths(batch)[:2])] = False
     assert (out[untouched] == SENTINEL).all(), "a row that does not count was written"
-    return out, lse
+
+
+def assert_same_results(got: Any, want: Any) -> None:
+    """Of pairs (out, lse)."""
+    for x, y in zip(got, want, strict=True):
+        assert_same_bits(x, y)
 
 
 # --- lengths --------------------------------------------------------------------------------------
@@ -221,3 +233,76 @@ def with_features(batch: Batch, names: Any, seed: int = 0) -> Batch:
             if name in names:
                 batch = change(batch, seed)
     return batch
+
+
+KIND_OF = {name: kind for kind, names in FEATURES.items() for name in names}
+ON_HOST = {name for name in KIND_OF if "gaps" in name or "reversed" in name}
+"""Pages whose rows lie where device kernels take none, or that torch cannot have."""
+
+
+def pairs_of_kinds(without: Any = ()) -> list[tuple[str, str]]:
+    """One feature of a kind with one of another, for every pair of kinds."""
+    of_kinds = (next(name for name in names if name not in without) for names in FEATURES.values())
+    return list(itertools.combinations(of_kinds, 2))
+
+
+ALL = ["window", "wide softcap", "sinks", "alibi of sequences", "seqused_q", "seqused_k", "padding"]
+PAGES = "pages of 16, side by side"
+"""Features that go together."""
+
+
+# --- what a device's tests check; serve(batch, ...): (out, lse) of it -----------------------------
+
+
+def check_large_scores_with_softcap(serve: Callable[..., Any], dtype: str, softcap: float) -> None:
+    batch = make_batch([130, 7], dtype=dtype, causal=True)
+    batch.q[:] *= batch.q.dtype.type(12)
+    batch = with_scores(batch, softcap=softcap)
+    batch.check(*serve(batch))
+
+
+def check_alibi_over_many_keys(serve: Callable[..., Any], dtype: str) -> None:
+    """Biases of thousands, and more keys than the XMX kernel sums up at a time."""
+    for mask in {}, {"window": (900, 40)}:
+        batch = make_batch([70, 5], [2300, 900], heads=(4, 1), dtype=dtype, **mask)
+        batch = with_scores(batch, slopes=[8.0, 0.5, 2.0**-8, 0.0])
+        batch.check(*serve(batch))
+
+
+def check_rows_without_keys_have_their_sink(serve: Callable[..., Any], dtype: str) -> None:
+    batch = make_batch([6, 3], [2, 0], dtype=dtype, causal=True)
+    sinks = np.array([0.5, -np.inf, -30.0, 200.0], np.float32)
+    out, lse = serve(with_scores(batch, sinks=sinks))
+    for rows in slice(4), slice(6, 9):
+        assert (out[rows] == 0).all()
+        np.testing.assert_array_equal(
+            lse[:, rows], np.broadcast_to(sinks[:, None], lse[:, rows].shape)
+        )
+    assert np.isfinite(lse[[0, 2, 3], 4:6]).all()
+
+
+def check_shared_prefix(serve: Callable[..., Any], **contiguous: Any) -> None:
+    """A prefix that sequences share lies in the same pages; options of the run without pages."""
+    keys = [4096 + 20, 4096 + 50]
+    batch = make_batch([9, 33], keys, heads=(2, 1), dtype="bfloat16", causal=True)
+    batch.k[keys[0] : keys[0] + 4096] = batch.k[:4096]
+    batch.v[keys[0] : keys[0] + 4096] = batch.v[:4096]
+    paged = in_pages(batch, 64)
+    paged.serving["block_table"][1, :64] = paged.serving["block_table"][0, :64]
+    results = serve(paged)
+    batch.check(*results)
+    assert_same_results(results, serve(batch, **contiguous))
+
+
+def check_number_of_no_page(serve: Callable[..., Any], number: int, page_size: int = 16) -> None:
+    """In a table: other sequences' results stay, and what is read is finite as the cache is."""
+    batch = make_batch([40, 7], [100, 90], dtype="bfloat16")
+    paged = in_pages(batch, page_size, poison=0.0)
+    want, wrong = serve(paged), replace(paged, serving=dict(paged.serving))
+    table = wrong.serving["block_table"].copy()
+    table[0, 1] = number
+    wrong.serving["block_table"] = table
+    out, lse = serve(wrong)
+    assert_same_results((out[40:], lse[:, 40:]), (want[0][40:], want[1][:, 40:]))
+    assert np.isfinite(out.astype(np.float32)).all()
+    assert np.isfinite(lse).all()

@@ -11,7 +11,7 @@ import numpy as np
 
 import exactile
 from abilities import module, needs
-from cases import Batch
+from cases import Batch, place_in_whole
 from exactile import _core, _sycl
 
 dpnp = module("dpnp")
@@ -28,16 +28,14 @@ def put(x: np.ndarray, queue: Any = None) -> Any:
 
 def put_view(x: np.ndarray) -> Any:
     """`x` where it lies in the array that it is a view of, which `put` makes dense."""
-    whole = x
-    while isinstance(whole.base, np.ndarray):
-        whole = whole.base
+    whole, steps, at = place_in_whole(x)
     on = put(whole)
     return dpnp.tensor.usm_ndarray(
         x.shape,
         dtype=on.dtype,
         buffer=on.get_array().usm_data,
-        strides=[stride // x.itemsize for stride in x.strides],
-        offset=(x.ctypes.data - whole.ctypes.data) // x.itemsize,
+        strides=steps,
+        offset=at,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ from cases import (
 from exactile import _core
 from serving import (
     FEATURES,
+    KIND_OF,
     PAGE_LAYOUTS,
     PAGE_SIZES,
+    assert_same_results,
+    check_rows_without_keys_have_their_sink,
     counted,
     in_pages,
     lengths,
@@ -40,16 +44,10 @@ from serving import (
     with_used_lengths,
 )
 
-KIND_OF = {name: kind for kind, names in FEATURES.items() for name in names}
 PAIRS = [
     pair for pair in itertools.combinations(KIND_OF, 2) if KIND_OF[pair[0]] != KIND_OF[pair[1]]
 ]
 SUPPORT = [row[1:] for row in _core.support() if row[0] == "cpu"]
-
-
-def assert_same_results(got, want):
-    for x, y in zip(got, want, strict=True):
-        assert_same_bits(x, y)
 
 
 def check_every_way(batch, **options):
@@ -128,15 +126,7 @@ def test_variants_that_do_nothing(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_that_see_no_key_have_their_sink(dtype, scheduler):
-    batch = make_batch([6, 3], [2, 0], dtype=dtype, causal=True)
-    sinks = np.array([0.5, -np.inf, -30.0, 200.0], np.float32)
-    out, lse = serve(with_scores(batch, sinks=sinks), scheduler=scheduler)
-    for rows in slice(4), slice(6, 9):
-        assert (out[rows] == 0).all()
-        np.testing.assert_array_equal(
-            lse[:, rows], np.broadcast_to(sinks[:, None], lse[:, rows].shape)
-        )
-    assert np.isfinite(lse[[0, 2, 3], 4:6]).all()
+    check_rows_without_keys_have_their_sink(partial(serve, scheduler=scheduler), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

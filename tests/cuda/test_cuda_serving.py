@@ -12,13 +12,23 @@ import pytest
 import exactile
 from cases import LENS_K, LENS_Q, MASKS, Batch, assert_same_bits, cumulate, make_batch
 from cuda_device import HALVES, ROWS, needs_gpu, to_numpy, torch
-from cuda_serving import ALL, PAGES, assert_same_results, serve, there
+from cuda_serving import serve, there
 from serving import (
-    FEATURES,
+    ALL,
+    KIND_OF,
     NO_PAGES,
+    ON_HOST,
+    PAGES,
     SENTINEL,
+    assert_same_results,
+    check_alibi_over_many_keys,
+    check_large_scores_with_softcap,
+    check_number_of_no_page,
+    check_rows_without_keys_have_their_sink,
+    check_shared_prefix,
     counted,
     in_pages,
+    pairs_of_kinds,
     some_sinks,
     some_slopes,
     with_features,
@@ -27,25 +37,17 @@ from serving import (
 
 pytestmark = needs_gpu
 
-KIND_OF = {name: kind for kind, names in FEATURES.items() for name in names}
-REFUSED = {name for name in KIND_OF if "gaps" in name or "reversed" in name}
-"""Pages whose rows do not begin at multiples of 16 bytes, or that torch cannot have."""
-OF_KINDS = {kind: next(name for name in names if name not in REFUSED)
-            for kind, names in FEATURES.items()}  # fmt: skip
-PAIRS = list(itertools.combinations(OF_KINDS.values(), 2))
-
-
 # --- features -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("feature", [name for name in KIND_OF if name not in REFUSED])
+@pytest.mark.parametrize("feature", [name for name in KIND_OF if name not in ON_HOST])
 def test_each_feature(family, feature):
     batch = make_batch(LENS_Q, LENS_K, heads=(6, 2), dtype="bfloat16")
     batch = with_features(batch, [feature], seed=1)
     batch.check(*serve(batch))
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
+@pytest.mark.parametrize("pair", pairs_of_kinds(ON_HOST), ids=" and ".join)
 def test_each_pair_of_kinds(family, pair):
     batch = with_features(make_batch(LENS_Q, LENS_K, dtype="bfloat16"), pair)
     batch.check(*serve(batch))
@@ -80,19 +82,12 @@ def test_schedules_change_no_bit(family):
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("softcap", [0.7, 30.0, 1e4])
 def test_softcap_of_large_scores(family, dtype, softcap):
-    batch = make_batch([130, 7], dtype=dtype, causal=True)
-    batch.q[:] *= batch.q.dtype.type(12)
-    batch = with_scores(batch, softcap=softcap)
-    batch.check(*serve(batch))
+    check_large_scores_with_softcap(serve, dtype, softcap)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_alibi_over_many_keys(family, dtype):
-    """Biases of thousands."""
-    for mask in {}, {"window": (900, 40)}:
-        batch = make_batch([70, 5], [2300, 900], heads=(4, 1), dtype=dtype, **mask)
-        batch = with_scores(batch, slopes=[8.0, 0.5, 2.0**-8, 0.0])
-        batch.check(*serve(batch))
+    check_alibi_over_many_keys(serve, dtype)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -106,15 +101,7 @@ def test_scores_of_sequences_that_share_tiles(family, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_rows_that_see_no_key_have_their_sink(family, dtype):
-    batch = make_batch([6, 3], [2, 0], dtype=dtype, causal=True)
-    sinks = np.array([0.5, -np.inf, -30.0, 200.0], np.float32)
-    out, lse = serve(with_scores(batch, sinks=sinks))
-    for rows in slice(4), slice(6, 9):
-        assert (out[rows] == 0).all()
-        np.testing.assert_array_equal(
-            lse[:, rows], np.broadcast_to(sinks[:, None], lse[:, rows].shape)
-        )
-    assert np.isfinite(lse[[0, 2, 3], 4:6]).all()
+    check_rows_without_keys_have_their_sink(serve, dtype)
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -146,31 +133,14 @@ def test_pages_that_no_box_divides(family, page_size):
 
 
 def test_a_prefix_that_sequences_share(family):
-    keys = [4096 + 20, 4096 + 50]
-    batch = make_batch([9, 33], keys, heads=(2, 1), dtype="bfloat16", causal=True)
-    batch.k[keys[0] : keys[0] + 4096] = batch.k[:4096]
-    batch.v[keys[0] : keys[0] + 4096] = batch.v[:4096]
-    paged = in_pages(batch, 64)
-    paged.serving["block_table"][1, :64] = paged.serving["block_table"][0, :64]
-    results = serve(paged)
-    batch.check(*results)
-    assert_same_results(results, serve(batch, pack_sequences=False))
+    check_shared_prefix(serve, pack_sequences=False)
 
 
 @pytest.mark.parametrize("number", NO_PAGES)
 @pytest.mark.parametrize("page_size", [3, 16])
 def test_numbers_of_no_page_lead_nowhere_else(family, number, page_size):
     """Other sequences' results stay; nothing outside the cache is read."""
-    batch = make_batch([40, 7], [100, 90], dtype="bfloat16")
-    paged = in_pages(batch, page_size, poison=0.0)
-    want, wrong = serve(paged), replace(paged, serving=dict(paged.serving))
-    table = wrong.serving["block_table"].copy()
-    table[0, 1] = number
-    wrong.serving["block_table"] = table
-    out, lse = serve(wrong)
-    assert_same_results((out[40:], lse[:, 40:]), (want[0][40:], want[1][:, 40:]))
-    assert np.isfinite(out.astype(np.float32)).all()
-    assert np.isfinite(lse).all()
+    check_number_of_no_page(serve, number, page_size)
 
 
 def test_a_graph_replays_with_another_table_and_padding(family):

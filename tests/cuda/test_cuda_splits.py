@@ -16,8 +16,17 @@ from cases import (
     make_batch,
 )
 from cuda_device import HALVES, ROWS, needs_gpu, run, to_gpu, to_numpy, torch
-from cuda_serving import ALL, PAGES, assert_same_results, serve
-from serving import counted, in_pages, some_sinks, with_features, with_scores
+from cuda_serving import serve
+from serving import (
+    ALL,
+    PAGES,
+    assert_same_results,
+    counted,
+    in_pages,
+    some_sinks,
+    with_features,
+    with_scores,
+)
 
 pytestmark = needs_gpu
 

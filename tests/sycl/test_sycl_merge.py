@@ -7,7 +7,12 @@ import pytest
 
 import exactile
 from cases import DTYPES, assert_same_bits, make_batch
-from merge_cases import SHAPES, check_merged, draw_parts
+from merge_cases import (
+    SHAPES,
+    check_a_sum_that_is_no_number,
+    check_against_float64,
+    draw_parts,
+)
 from sycl_device import dpnp, get, needs_device, on_device, put
 
 pytestmark = needs_device
@@ -38,32 +43,12 @@ def merge(outs, lses, **options):
 @pytest.mark.parametrize("num_parts", [1, 2, 4, 5, 9])
 def test_against_float64(dtype, shape, num_parts):
     """More than 4 parts are told to the kernel in device memory."""
-    outs, lses = draw_parts(shape, num_parts, dtype)
-    rng = np.random.default_rng(1)
-    for x, lse in zip(outs, lses, strict=True):
-        unseen = rng.random(lse.shape) < 0.3
-        lse[unseen] = -np.inf
-        x[unseen.T] = np.nan
-    got = merge(outs, lses)
-    check_merged(got, outs, lses)
-    seen_once = sum(np.isfinite(x).astype(int) for x in lses) == 1
-    for x, lse in zip(outs, lses, strict=True):
-        rows = seen_once & np.isfinite(lse)
-        assert_same_bits(got[0][rows.T], x[rows.T])
-        assert_same_bits(got[1][rows], lse[rows])
+    check_against_float64(merge, shape, num_parts, dtype)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_sum_that_is_no_number_makes_its_row_nan(value):
-    outs, lses = draw_parts((6, 2, 64), 3, "bfloat16")
-    want, want_lse = merge(outs, lses)
-    lses[1][1, 3] = value
-    out, lse = merge(outs, lses)
-    assert np.isnan(out[3, 1].astype(np.float32)).all()
-    assert np.isnan(lse[1, 3])
-    out[3, 1], lse[1, 3] = want[3, 1], want_lse[1, 3]
-    assert_same_bits(out, want)
-    assert_same_bits(lse, want_lse)
+    check_a_sum_that_is_no_number(merge, value)
 
 
 def test_on_the_queue_of_the_first_result_and_on_another(queue):

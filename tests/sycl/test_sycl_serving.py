@@ -10,17 +10,27 @@ import numpy as np
 import pytest
 
 import exactile
-from cases import LENS_K, LENS_Q, MASKS, Batch, assert_same_bits, make_batch
+from cases import LENS_K, LENS_Q, MASKS, Batch, make_batch
 from exactile import _core, _sycl
 from serving import (
-    FEATURES,
+    ALL,
+    KIND_OF,
+    NO_PAGES,
+    ON_HOST,
+    PAGES,
     SENTINEL,
+    assert_same_results,
+    check_alibi_over_many_keys,
+    check_large_scores_with_softcap,
+    check_number_of_no_page,
+    check_rows_without_keys_have_their_sink,
+    check_shared_prefix,
+    check_untouched,
     counted,
     in_pages,
-    lengths,
+    pairs_of_kinds,
     some_sinks,
     some_slopes,
-    tokens,
     with_features,
     with_scores,
 )
@@ -33,16 +43,6 @@ DTYPES_OF = {"portable": ["float32", "float16", "bfloat16"], "xmx_emulated": ["b
 EACH = [(kernel, dtype) for kernel in KERNELS for dtype in DTYPES_OF[kernel]]
 XMX_HEAD_DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (192, 192)]
 """Each has registers of its own."""
-
-KIND_OF = {name: kind for kind, names in FEATURES.items() for name in names}
-UNALIGNED = {name for name in KIND_OF if "gaps" in name or "reversed" in name}
-"""Pages that 2D block messages do not reach: test_pages_that_2d_messages_do_not_reach."""
-
-OF_KINDS = {kind: next(name for name in names if name not in UNALIGNED)
-            for kind, names in FEATURES.items()}  # fmt: skip
-PAIRS = list(itertools.combinations(OF_KINDS.values(), 2))
-ALL = ["window", "wide softcap", "sinks", "alibi of sequences", "seqused_q", "seqused_k", "padding"]
-PAGES = "pages of 16, side by side"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,15 +91,8 @@ def serve(batch: Batch, **options) -> tuple[np.ndarray, np.ndarray]:
     out = put(np.full((*batch.q.shape[:2], batch.v.shape[-1]), SENTINEL, batch.q.dtype))
     _, lse = there(batch).run(dtype=batch.q.dtype.name, out=out, **options)
     result = get(out, batch.q.dtype)
-    untouched = np.ones(len(result), bool)
-    untouched[tokens(*lengths(batch)[:2])] = False
-    assert (result[untouched] == SENTINEL).all(), "a row that does not count was written"
+    check_untouched(batch, result)
     return result, dpnp.asnumpy(lse)
-
-
-def assert_same_results(got, want):
-    for x, y in zip(got, want, strict=True):
-        assert_same_bits(x, y)
 
 
 # --- features -------------------------------------------------------------------------------------
@@ -108,7 +101,7 @@ def assert_same_results(got, want):
 @pytest.mark.parametrize(
     ("kernel", "feature"),
     [("portable", name) for name in KIND_OF]
-    + [("xmx_emulated", name) for name in KIND_OF if name not in UNALIGNED],
+    + [("xmx_emulated", name) for name in KIND_OF if name not in ON_HOST],
     indirect=["kernel"],
 )
 def test_each_feature(feature, kernel):
@@ -118,7 +111,7 @@ def test_each_feature(feature, kernel):
 
 
 @by_both
-@pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
+@pytest.mark.parametrize("pair", pairs_of_kinds(ON_HOST), ids=" and ".join)
 def test_each_pair_of_kinds(pair, kernel):
     batch = with_features(make_batch(LENS_Q, LENS_K, dtype="bfloat16"), pair)
     batch.check(*serve(batch))
@@ -153,32 +146,17 @@ def test_all_at_once_for_each_other_head_dim(kernel, head_dim, head_dim_v):
 @by_each
 @pytest.mark.parametrize("softcap", [0.7, 30.0, 1e4])
 def test_softcap_of_large_scores(kernel, dtype, softcap):
-    batch = make_batch([130, 7], dtype=dtype, causal=True)
-    batch.q[:] *= batch.q.dtype.type(12)
-    batch = with_scores(batch, softcap=softcap)
-    batch.check(*serve(batch))
+    check_large_scores_with_softcap(serve, dtype, softcap)
 
 
 @by_each
 def test_alibi_over_many_keys(kernel, dtype):
-    """Biases of thousands, and more keys than the XMX kernel sums up at a time."""
-    for mask in {}, {"window": (900, 40)}:
-        batch = make_batch([70, 5], [2300, 900], heads=(4, 1), dtype=dtype, **mask)
-        batch = with_scores(batch, slopes=[8.0, 0.5, 2.0**-8, 0.0])
-        batch.check(*serve(batch))
+    check_alibi_over_many_keys(serve, dtype)
 
 
 @by_each
 def test_rows_that_see_no_key_have_their_sink(kernel, dtype):
-    batch = make_batch([6, 3], [2, 0], dtype=dtype, causal=True)
-    sinks = np.array([0.5, -np.inf, -30.0, 200.0], np.float32)
-    out, lse = serve(with_scores(batch, sinks=sinks))
-    for rows in slice(4), slice(6, 9):
-        assert (out[rows] == 0).all()
-        np.testing.assert_array_equal(
-            lse[:, rows], np.broadcast_to(sinks[:, None], lse[:, rows].shape)
-        )
-    assert np.isfinite(lse[[0, 2, 3], 4:6]).all()
+    check_rows_without_keys_have_their_sink(serve, dtype)
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -201,32 +179,14 @@ def test_pages_change_no_bit(mask, kernel, dtype):
 
 @by_both
 def test_pages_of_several_sequences_and_long_ones(kernel):
-    """A prefix that sequences share lies in the same pages."""
-    keys = [4096 + 20, 4096 + 50]
-    batch = make_batch([9, 33], keys, heads=(2, 1), dtype="bfloat16", causal=True)
-    batch.k[keys[0] : keys[0] + 4096] = batch.k[:4096]
-    batch.v[keys[0] : keys[0] + 4096] = batch.v[:4096]
-    paged = in_pages(batch, 64)
-    paged.serving["block_table"][1, :64] = paged.serving["block_table"][0, :64]
-    results = serve(paged)
-    batch.check(*results)
-    assert_same_results(results, serve(batch))
+    check_shared_prefix(serve)
 
 
 @by_both
-@pytest.mark.parametrize("number", [-1, 2**31 - 1, -(2**31), 1 << 20])
+@pytest.mark.parametrize("number", NO_PAGES)
 def test_numbers_of_no_page_lead_to_the_cache(number, kernel):
     """To a page of it: of another sequence, whose own results stay."""
-    batch = make_batch([40, 7], [100, 90], dtype="bfloat16")
-    paged = in_pages(batch, 16, poison=0.0)
-    want, wrong = serve(paged), replace(paged, serving=dict(paged.serving))
-    table = wrong.serving["block_table"].copy()
-    table[0, 1] = number
-    wrong.serving["block_table"] = table
-    out, lse = serve(wrong)
-    assert_same_results((out[40:], lse[:, 40:]), (want[0][40:], want[1][:, 40:]))
-    assert np.isfinite(out.astype(np.float32)).all()
-    assert np.isfinite(lse).all()
+    check_number_of_no_page(serve, number)
 
 
 # --- what is refused ------------------------------------------------------------------------------
