@@ -8,6 +8,7 @@
 #include "check.hpp"
 #include "cuda/launch.hpp"
 #include "cuda/plan_memory.hpp"
+#include "cuda_plan.hpp"
 #include "fake_driver.hpp"
 #include "jit/cache.hpp"
 
@@ -25,15 +26,6 @@ Compiler compiler;
 }  // namespace exactile::test
 
 namespace exactile {
-
-const cuda::Driver& cuda::Driver::get() {
-  static const Driver fake = test::make_fake();
-  return fake;
-}
-
-void cuda::Driver::check(Result result, const char* call) const {
-  if (result != kSuccess) throw std::runtime_error(call);
-}
 
 /// Only kernels of head_dim 256 are slow.
 jit::Found jit::find(const Program& program, Search /*search*/) {
@@ -56,29 +48,12 @@ struct Options {
 };
 
 Plan make_plan(const Options& options = {}) {
-  Plan plan{.cu_seqlens_q = {0, 100},
-            .cu_seqlens_k = {0, 100},
-            .num_heads_q = 1,
-            .num_heads_kv = 1,
-            .head_dim = options.head_dim,
-            .head_dim_v = options.head_dim,
-            .dtype = Dtype::kBfloat16,
-            .mask = {.left = -1, .right = -1},
-            .scheduler = options.scheduler,
-            .order = ListOrder::kNatural,
-            .pack_gqa = false,
-            .packed_len = 0,
-            .backend = Backend::kCuda,
-            .sycl_kernel = SyclKernel::kPortable,
-            .workers = 1,
-            .block_m = 192,
-            .block_n = 128,
-            .tile_tokens = 192,
-            .tile_heads = 1};
+  Plan plan = plan_of_one_head(options.head_dim);
+  plan.cu_seqlens_q = plan.cu_seqlens_k = {0, 100};
+  plan.scheduler = options.scheduler;
   plan.num_records = plan.valid = plan.launched = 1;
   if (options.head_dim == 256) plan.block_m = plan.tile_tokens = 128;
   plan.user_scheduler = options.user;
-  plan.memory = std::make_shared<DevicePlans>();
   if (options.planner_stream) {
     plan.device_lengths = {.cu_seqlens_q = nullptr,
                            .cu_seqlens_k = nullptr,

@@ -12,19 +12,11 @@
 #include "cuda/launch.hpp"
 #include "cuda/page_check.hpp"
 #include "cuda/plan_memory.hpp"
+#include "cuda_plan.hpp"
 #include "fake_driver.hpp"
 #include "jit/cache.hpp"
 
 namespace exactile {
-
-const cuda::Driver& cuda::Driver::get() {
-  static const Driver fake = test::make_fake();
-  return fake;
-}
-
-void cuda::Driver::check(Result result, const char* call) const {
-  if (result != kSuccess) throw std::runtime_error(call);
-}
 
 jit::Found jit::find(const Program& /*program*/, Search /*search*/) {
   return {.binary = std::make_shared<Binary>(), .origin = Origin::kCompiler};
@@ -47,30 +39,14 @@ struct Lengths {
 };
 
 Plan make_plan(const Lengths& lengths, bool paged, Stream stream) {
-  Plan plan{.cu_seqlens_q = {0, 70, 140, 210},  // stand-ins
-            .cu_seqlens_k = {0, kMaxLenK, 2 * kMaxLenK, 3 * kMaxLenK},
-            .page_size = paged ? kPageSize : 0,
-            .num_heads_q = 1,
-            .num_heads_kv = 1,
-            .head_dim = 64,
-            .head_dim_v = 64,
-            .dtype = Dtype::kBfloat16,
-            .mask = {.left = -1, .right = -1},
-            .scheduler = SchedulerKind::kValidOnlyPersistent,
-            .order = ListOrder::kLongestFirst,
-            .pack_gqa = false,
-            .packed_len = 0,
-            .backend = Backend::kCuda,
-            .sycl_kernel = SyclKernel::kPortable,
-            .workers = 1,
-            .block_m = 192,
-            .block_n = 128,
-            .tile_tokens = 192,
-            .tile_heads = 1};
+  Plan plan = plan_of_one_head();
+  plan.cu_seqlens_q = {0, 70, 140, 210};  // stand-ins
+  plan.cu_seqlens_k = {0, kMaxLenK, 2 * kMaxLenK, 3 * kMaxLenK};
+  plan.page_size = paged ? kPageSize : 0;
+  plan.order = ListOrder::kLongestFirst;
   if (paged) plan.seqused_k.assign(3, kMaxLenK);
   plan.max_len_k = kMaxLenK;
   plan.num_records = plan.launched = 4;
-  plan.memory = std::make_shared<DevicePlans>();
   plan.device_lengths = {.cu_seqlens_q = lengths.cu_q.data(),
                          .cu_seqlens_k = paged ? nullptr : lengths.cu_k.data(),
                          .seqused_q = lengths.used_q.data(),
