@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+from commit import commit_here
 
 from exactile.tools.cli import main
 
@@ -30,9 +31,7 @@ def workloads(trace: str) -> dict[str, list[str]]:
 
 
 def run(trace: str, options: list[str]) -> int:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = commit_here()
     rows = []
     for (name, lengths), dtype, causal in itertools.product(
         workloads(trace).items(), ("float32", "bfloat16"), (False, True)

@@ -15,13 +15,13 @@ import itertools
 import json
 import random
 import statistics
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commit import commit_here
 
 import exactile
 from exactile.tools.machines import Host
@@ -161,11 +161,6 @@ def report(name: str, case: Case, times: dict[Any, list[float]]) -> dict[str, An
         "gb_per_s": {str(size): round(x, 2) for size, x in rate.items()},
         "ratio_to_contiguous": {str(size): round(x, 3) for size, x in ratios.items()},
     }
-
-
-def commit_here() -> str:
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:

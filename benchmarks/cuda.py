@@ -20,13 +20,13 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from commit import commit_here
 
 import exactile
 from exactile.tools.bench import Data, verify
@@ -250,11 +250,6 @@ def parsed_arguments() -> argparse.Namespace:
     if args.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {args.rounds}")
     return args
-
-
-def commit_here() -> str:
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ import itertools
 import json
 import random
 import statistics
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from commit import commit_here
 
 import exactile
 from exactile.tools.machines import Gpu
@@ -260,9 +260,8 @@ def main() -> None:
     names = args.works.split(",") if args.works else list(WORKS)
     if unknown := set(names) - set(WORKS):
         parser.error(f"--works: expected some of {', '.join(WORKS)}, got {', '.join(unknown)}")
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     if args.out and not args.commit:
-        args.commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        args.commit = commit_here()
     about = {"commit": args.commit, "device": torch.cuda.get_device_name()}
     gpu = Gpu()
     print(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 from pathlib import Path
+
+from commit import commit_here
 
 import exactile
 from exactile.tools.machines import processor_name
@@ -17,9 +18,7 @@ RESULTS = Path(__file__).with_name("planning.jsonl")
 
 
 def main() -> None:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = commit_here()
     print("| sequences | tokens | mask | records | median us | min us | ns per record |")
     print("|---|---|---|---|---|---|---|")
     for batch in (128, 1024, 8192, 65536):

@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from commit import commit_here
 
 import exactile
 from exactile.tools.machines import machine_of
@@ -123,9 +123,7 @@ def main() -> int:
     parser.add_argument("--prefixes", default="256,1024,4096")
     parser.add_argument("--sequences", default="4,16")
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = commit_here()
     about = {"commit": commit, "device": machine_of("cpu").describe()["name"]}
     about |= {"threads": exactile.get_num_threads(), "numpy": np.__version__}
     prefixes, sequences = (

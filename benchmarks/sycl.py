@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from commit import commit_here
 
 import exactile
 from exactile.tools.bench import plan_fields, random_data, verify
@@ -98,9 +99,7 @@ def kernel_times(folder: str) -> dict:
 
 def main(iterations: int = 7) -> int:
     """Measure; print and append."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = commit_here()
     about = {
         "commit": commit,
         "command": f"python benchmarks/sycl.py {iterations}",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from commit import commit_here
 
 from exactile import _core
 
@@ -30,9 +31,7 @@ def main() -> None:
     parser.add_argument("--compiler", default="libigc1 of Debian 12")
     options = parser.parse_args()
     tools = Tools(options.ocloc, options.iga64)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = commit_here()
     print("| head_dim | rows x keys | dpas | instructions | ideal | scratch | mix |")
     print("|---|---|---|---|---|---|---|")
     for head_dim, head_dim_v in HEAD_DIMS:
